@@ -1,0 +1,20 @@
+"""lumin reproduces Panambur, Madhu, Maier: luminal subtypes in full mammograms (ISBI 2023).
+
+The map of the house. Data flows downwards; a module imports only what is named after its arrow.
+
+    paper       what the paper states, leaves unstated, and published    <- nothing
+    stats       F1, AUC, intervals, tests; arrays in, numbers out        <- nothing
+    record      atomic writes, hashes, the manifest                      <- nothing
+    cohort      clinical sheet + DICOM headers -> Mammogram records      <- paper
+    phantom     the synthetic cohort, written as CMMD would be           <- paper
+    fetch       CMMD and the clinical sheet, downloaded and verified     <- record
+    preprocess  DICOM pixels -> 8-bit breast crops; the image store      <- paper, record
+    split       patients -> test set and five folds                      <- paper
+    audit       the published numbers, re-derived from each other        <- paper, stats
+    tasks       Task and the five rows that are the paper                <- paper
+    augment     the four augmentations, batched, keyed per sample        <- paper
+    train       ResNet-18, fit(), predict()                              <- tasks, augment, record
+    tables      predictions -> the paper's tables                        <- paper, tasks, stats
+
+repro.py, the command line, is the only place where they meet.
+"""

@@ -1,0 +1,98 @@
+"""What the paper states (with its section), leaves unstated (our choice and why), and published.
+
+Panambur, Madhu, Maier: Classification of Luminal Subtypes in Full Mammogram Images Using
+Transfer Learning. ISBI 2023, arXiv:2301.09282. Every constant of the reproduction is here, once.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+# ---- stated ------------------------------------------------------------------------------------
+
+IMAGES, PATIENTS = 3744, 1775  # 2.1, labelled images and their patients
+SUBTYPE_IMAGES, SUBTYPE_PATIENTS = 1498, 749  # 2.1, those with a molecular subtype
+LUMINAL = ("Luminal A", "Luminal B")  # 2.1
+NON_LUMINAL = ("HER2-enriched", "triple negative")  # 2.1
+HEIGHT, WIDTH = 1326, 512  # 2.1, pixels of a network input (rows, columns)
+ASPECT = HEIGHT / WIDTH  # 2.59; 2.1 derives the input size from the mean crop
+FOLDS = 5  # 2.1
+BATCH = 16  # 2.2
+WEIGHT_DECAY = 5e-3  # 2.2
+PATIENCE = 10  # 2.2, epochs without a lower validation loss
+P_FLIP, P_AUGMIX, P_EQUALIZE, P_ERASE = 0.5, 0.2, 0.4, 0.1  # 2.2
+ALPHA = 1e-4  # 3, "p<0.0001", two-tailed t-test
+
+# Table 1: class -> images (training and validation, test).
+TABLE1 = {
+    "Benign": (1004, 108),
+    "Malignant": (2386, 246),
+    "Calcification": (476, 48),
+    "Mass": (2076, 222),
+    "Both": (838, 84),
+    "Luminal": (956, 100),
+    "Non-luminal": (404, 38),
+}
+
+# ---- unstated: our choice, why, and what else would be plausible ---------------------------------
+
+
+class Choice(NamedTuple):
+    """A matter on which the paper is silent."""
+
+    matter: str
+    ours: str
+    why: str
+    alternatives: str = ""
+
+
+UNSTATED = (
+    Choice("maximum epochs", "100", "far beyond where patience 10 stops"),
+    Choice("pixel normalisation", "ImageNet mean and SD, grey in three channels", "what the weights were trained on"),
+    Choice("ImageNet weights", "torchvision IMAGENET1K_V1", "the only ones torchvision has for ResNet-18"),
+    Choice("order of augmentations", "flip, AugMix, equalize, erase", "the order in which the paper lists them"),
+    Choice("AugMix and erasing parameters", "torchvision's defaults", "the usual source of both"),
+    Choice("erasing", "to 0, after normalisation", "torchvision's reference place and value"),
+    Choice("resize", "bilinear, antialiased, aspect not kept", "one size is stated, no padding", "padding"),
+    Choice("JPEG quality", "95", "the paper names JPEG without a quality", "no JPEG"),
+    Choice("window", "linear (PS3.3 C.11.2.1.2.1)", "the files' SIGMOID tag would grey the background", "SIGMOID"),
+    Choice("learning-rate schedule", "none", "none is mentioned", "cosine, plateau"),
+    Choice("decision", "probability 0.5; argmax of two", "no tuning is mentioned", "threshold tuned on validation"),
+    Choice("weighted sampler, dropout", "in the luminal tasks only", "stated for them alone (2.2.1)", "in every task"),
+    Choice("SD over folds", "ddof 1", "five folds are a sample", "ddof 0"),
+    Choice("TF32 convolutions", "on, on GPUs that have them", "PyTorch's default of the day", "fp32"),
+    Choice("patient split", "one split for all tasks", "else a test patient may be in MLMC training", "one per task"),
+    Choice("identical images", "their patients stay together", "else a patient-wise split still leaks"),
+    Choice("validation folds", "exact counts by integer programme", "`nearly equal` is all that is stated"),
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How all five tasks are run alike; every default is the paper or a row of UNSTATED."""
+
+    height: int = HEIGHT
+    width: int = WIDTH
+    abnormality_epochs: int = 100
+    luminal_epochs: int = 100
+    test_share: float | None = None  # None: Table 1's counts, or its 10 % for another cohort
+    weights: str = "imagenet"
+
+
+PAPER = Recipe()
+# The demo's frozen record. Smaller than the paper in these values, the same in everything else:
+# 1/8 of the pixels a side, no ImageNet weights, and a test set large enough to measure something.
+DEMO = Recipe(166, 64, abnormality_epochs=10, luminal_epochs=12, test_share=0.4, weights="random")
+
+IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def seed(*key: object) -> int:
+    """Key -> 63-bit seed: the first 8 bytes of SHA-256 of the comma-joined key, mod 2^63.
+
+    The same on every machine and in any language; never call order, never `hash()`.
+
+    >>> seed(0, "mlmc", 3)
+    7652819002329597268
+    """
+    return int.from_bytes(hashlib.sha256(",".join(map(str, key)).encode()).digest()[:8], "big") % 2**63
