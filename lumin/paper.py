@@ -34,6 +34,19 @@ TABLE1 = {
     "Non-luminal": (404, 38),
 }
 
+
+
+def classes(mammogram: object) -> tuple[str, ...]:
+    """The rows of Table 1 in which an image counts: pathology, abnormality and, where known, subtype.
+
+    Reads the attributes malignant, calcification, mass (0 or 1) and luminal (0, 1 or None).
+    """
+    pathology = "Malignant" if mammogram.malignant else "Benign"
+    abnormality = "Both" if mammogram.calcification and mammogram.mass else "Mass" if mammogram.mass else "Calcification"
+    subtype = () if mammogram.luminal is None else ("Luminal",) if mammogram.luminal else ("Non-luminal",)
+    return pathology, abnormality, *subtype
+
+
 # ---- unstated: our choice, why, and what else would be plausible ---------------------------------
 
 

@@ -1,4 +1,12 @@
-"""Atomic writes, hashes, the manifest, and: is this output still true of its inputs?"""
+"""Atomic writes, hashes, the manifest, and: is this output still true of its inputs?
+
+manifest.json, in the outputs folder:
+
+    settings   what the whole folder was made with (seed, cohort, size, precision, ...)
+    stacks     short name -> where something was computed (chip, driver, package versions, commit)
+    stages     stage name -> inputs (hashes and settings), stack, files (path -> sha256), tensors
+    unverified the same, for files that are listed but differ between equal runs (times, paths)
+"""
 
 import contextlib
 import fcntl
@@ -6,10 +14,19 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from safetensors.numpy import load_file
+
 MANIFEST = "manifest.json"
+
+
+class RecordError(ValueError):
+    """The outputs folder cannot be used as asked; the message says why and what to type."""
+
+
+# ---- files ---------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -48,3 +65,105 @@ def sha256(path: Path) -> str:
 def digest(value: object) -> str:
     """Any JSON value -> hex SHA-256 of its canonical form (sorted keys, no blanks)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def tensors(path: Path) -> dict[str, str]:
+    """A .safetensors file -> name: SHA-256 of the tensor's little-endian values in C order."""
+    return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in sorted(load_file(path).items())}
+
+
+# ---- one run at a time ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def lock(out: Path, shared: bool = False) -> Iterator[None]:
+    """Hold the outputs folder: alone, or beside others that hold it shared (one fold each)."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecordError(f"Another run is at work in {out}. Wait for it, or type another --out.") from error
+        yield
+
+
+# ---- the manifest --------------------------------------------------------------------------------
+
+
+def read(out: Path) -> dict:
+    """Outputs folder -> its manifest; an empty one where there is none."""
+    path = out / MANIFEST
+    if not path.exists():
+        return {"settings": {}, "stacks": {}, "stages": {}, "unverified": {}}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RecordError(f"{path} is damaged ({error}). Type --overwrite to begin again.") from error
+
+
+@contextlib.contextmanager
+def _edit(out: Path) -> Iterator[dict]:
+    """Change the manifest while no other process does."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".manifest.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        manifest = read(out)
+        yield manifest
+        write(out / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def commit(out: Path, stage: str, files: Iterable[str], inputs: dict, stack: dict, part: str = "stages") -> None:
+    """Enter a finished stage's files (relative to `out`), what they were made from, and where."""
+    files = sorted(files)
+    entry = {"inputs": inputs, "stack": digest(stack)[:12], "files": {name: sha256(out / name) for name in files}}
+    weights = {name: tensors(out / name) for name in files if name.endswith(".safetensors")}
+    with _edit(out) as manifest:
+        manifest["stacks"][entry["stack"]] = stack
+        manifest[part][stage] = entry | ({"tensors": weights} if weights else {})
+
+
+def stale(out: Path, stage: str, inputs: dict, part: str = "stages") -> str:
+    """Why a stage must be made again: its reason in words, or "" if outputs and inputs all match."""
+    entry = read(out)[part].get(stage)
+    if entry is None:
+        return "not made yet"
+    changed = sorted(key for key in entry["inputs"].keys() | inputs.keys() if entry["inputs"].get(key) != inputs.get(key))
+    return f"made from another {', '.join(changed)}" if changed else altered(out, entry["files"])
+
+
+def altered(out: Path, files: dict[str, str]) -> str:
+    """The first of the files that is missing or no longer has its hash, in words; "" if none."""
+    for name, expected in files.items():
+        if not (out / name).is_file():
+            return f"{name} is missing"
+        if sha256(out / name) != expected:
+            return f"{name} was altered"
+    return ""
+
+
+def check(out: Path, settings: dict) -> None:
+    """Refuse a folder that was begun with other settings: one folder holds one study."""
+    old = read(out)["settings"]
+    changed = [f"{key} {old[key]}, not {value}" for key, value in settings.items() if old.get(key, value) != value]
+    if changed:
+        raise RecordError(f"{out} was made with {'; '.join(changed)}. Type another --out, or --overwrite to replace it.")
+
+
+def claim(out: Path, settings: dict, overwrite: bool = False) -> None:
+    """Enter the folder's settings; with `overwrite` after removing all that the manifest lists."""
+    if overwrite:
+        clear(out)
+    check(out, settings)
+    with _edit(out) as manifest:
+        manifest["settings"] |= settings
+
+
+def clear(out: Path) -> None:
+    """Remove the files that the manifest lists, and the manifest; nothing else, nothing outside `out`."""
+    with contextlib.suppress(RecordError):  # a damaged manifest lists nothing
+        manifest = read(out)
+        for entry in [*manifest["stages"].values(), *manifest["unverified"].values()]:
+            for name in entry["files"]:
+                if (out / name).resolve().is_relative_to(out.resolve()):
+                    (out / name).unlink(missing_ok=True)
+    (out / MANIFEST).unlink(missing_ok=True)

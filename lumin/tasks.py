@@ -1,8 +1,22 @@
 """The five classifiers of the paper, one row each, in the paper's order."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
 
 from lumin.paper import Recipe
+
+
+class Mammogram(Protocol):
+    """What a task needs to know of an image (cohort.Mammogram has it)."""
+
+    patient: str
+    calcification: int
+    mass: int
+    malignant: int
+    luminal: int | None
 
 
 @dataclass(frozen=True)
@@ -37,3 +51,24 @@ TASKS = (  # name              outputs                                  loss   l
 )
 # fmt: on
 BY_NAME = {task.name: task for task in TASKS}
+
+
+def targets(task: Task, mammograms: Sequence[Mammogram]) -> np.ndarray:
+    """N records -> (N, outputs) float32 of 0 and 1. Rows without a subtype are 0 in luminal tasks: never used."""
+    value = {
+        "calcification": lambda m: m.calcification,
+        "mass": lambda m: m.mass,
+        "benign": lambda m: 1 - m.malignant,
+        "malignant": lambda m: m.malignant,
+        "non_luminal": lambda m: m.luminal == 0,
+        "luminal": lambda m: m.luminal == 1,
+    }
+    return np.array([[value[output](m) for output in task.outputs] for m in mammograms], np.float32)
+
+
+def rows(task: Task, mammograms: Sequence[Mammogram], roles: dict[str, str], *wanted: str) -> np.ndarray:
+    """N records and each patient's role -> the task's rows whose role is one of `wanted`."""
+    return np.array(
+        [i for i, m in enumerate(mammograms) if roles[m.patient] in wanted and not (task.luminal and m.luminal is None)],
+        np.int64,
+    )

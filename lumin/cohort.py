@@ -1,0 +1,364 @@
+"""Clinical sheet + DICOM headers -> Mammogram records, or every contradiction between them at once."""
+
+import csv
+import io
+import os
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import openpyxl
+import pydicom
+from joblib import Parallel, delayed
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import MediaStorageDirectoryStorage
+
+from lumin.paper import LUMINAL, NON_LUMINAL
+
+COLUMNS = ("ID1", "LeftRight", "Age", "abnormality", "classification", "subtype")
+VOCABULARY = {
+    "LeftRight": ("L", "R"),
+    "abnormality": ("calcification", "mass", "both"),
+    "classification": ("Benign", "Malignant"),
+    "subtype": ("", *LUMINAL, *NON_LUMINAL),
+}
+VIEWS = {"399162004": "CC", "399368009": "MLO"}  # SNOMED CT codes of ViewCodeSequence (PS3.16 CID 4014)
+TAGS = ("SOPInstanceUID", "PatientID", "ImageLaterality", "ViewCodeSequence")
+CMMD_ROOT = "1.3.6.1.4.1.14519.5.2.1.1239.1759."  # every UID of the collection begins so
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # what may stand in a CSV cell and a file name
+SAFE_UID = re.compile(r"[0-9][0-9.]{0,63}")  # PS3.5 6.2, VR UI
+CHUNK = 64  # files a worker reads at a time
+
+Listing = list[tuple[str, int, int]]  # path relative to the data folder, bytes, modification time in ns
+
+
+class Mammogram(NamedTuple):
+    """One labelled image; `luminal` is None where the breast has no subtype."""
+
+    image: str  # SOPInstanceUID
+    patient: str
+    laterality: str  # L or R
+    view: str  # CC or MLO
+    age: str  # years, as the sheet has them
+    calcification: int
+    mass: int
+    malignant: int
+    subtype: str
+    luminal: int | None
+    path: Path
+
+
+class Cohort(NamedTuple):
+    """Records ordered by patient, side and view, and how many images came in and were used."""
+
+    mammograms: list[Mammogram]
+    flow: dict[str, int]
+    sheet: Path
+
+    @property
+    def is_cmmd(self) -> bool:
+        """True if every image bears a UID of the collection."""
+        return all(m.image.startswith(CMMD_ROOT) for m in self.mammograms)
+
+
+class Problem(NamedTuple):
+    """One contradiction: where, and what."""
+
+    where: str
+    what: str
+
+
+class CohortError(ValueError):
+    """The data are missing, incomplete or contradictory. `problems` has every contradiction found."""
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = list(problems)
+
+
+# ---- the sheet -----------------------------------------------------------------------------------
+
+
+class Breast(NamedTuple):
+    """One row of the sheet: a labelled breast."""
+
+    patient: str
+    laterality: str
+    age: str
+    abnormality: str
+    classification: str
+    subtype: str
+
+
+def table(path: Path) -> list[list[str]]:
+    """The first worksheet of an .xlsx, or a .csv -> rows of stripped text, header first."""
+    try:
+        if path.suffix.lower() == ".csv":
+            rows = list(csv.reader(io.StringIO(path.read_text("utf-8-sig"))))
+        else:
+            with warnings.catch_warnings():  # openpyxl warns of styles it does not know
+                warnings.simplefilter("ignore")
+                book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=True)
+                rows = [list(row) for row in book.worksheets[0].iter_rows(values_only=True)]
+    except OSError:
+        raise
+    except Exception as error:  # zip, XML and openpyxl have an error of their own for each way to be torn
+        raise CohortError(f"{path} is no readable sheet ({error}). Download it again, or name another with --sheet.") from error
+    return [["" if cell is None else str(cell).strip() for cell in row] for row in rows]
+
+
+def find_sheet(data: Path, sheet: Path | None) -> Path:
+    """The sheet named, else the one file of the data folder that has a column ID1."""
+    if sheet is not None:
+        if not sheet.is_file():
+            raise CohortError(f"There is no sheet {sheet}. Look at what follows --sheet.")
+        return sheet
+    candidates = [p for p in sorted(data.iterdir()) if p.suffix.lower() in (".xlsx", ".csv") and p.name[0] not in ".~"]
+    found = [path for path in candidates if "ID1" in (table(path) or [[]])[0]]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CohortError(f"{data} holds {len(found)} sheets: {', '.join(p.name for p in found)}. Name one with --sheet.")
+    looked = f" ({', '.join(p.name for p in candidates)} has no column ID1)" if candidates else ""
+    raise CohortError(
+        f"No clinical sheet in {data}{looked}. Put CMMD_clinicaldata_revision.xlsx there, or name it with --sheet."
+    )
+
+
+def read_sheet(path: Path, problems: list[Problem]) -> dict[tuple[str, str], Breast]:
+    """Sheet -> (patient, laterality): labelled breast. What is wrong with a row is added to `problems`."""
+    header, *rows = table(path) or [[]]
+    lacking = [name for name in COLUMNS if name not in header]
+    if lacking:
+        raise CohortError(f"{path} has no column {', '.join(lacking)}. It has: {', '.join(filter(None, header)) or 'none'}.")
+    breasts: dict[tuple[str, str], Breast] = {}
+    for number, row in enumerate(rows, 2):
+        if not any(row):
+            continue  # spreadsheets end in blank rows
+        cells = dict(zip(header, [*row, *[""] * (len(header) - len(row))], strict=False))
+        where = f"{path.name}, row {number} ({cells['ID1']} {cells['LeftRight']})"
+        wrong = list(row_problems(cells))
+        breast = Breast(*(cells[name] for name in COLUMNS))
+        if breast[:2] in breasts:
+            wrong.append("this breast has a row already")
+        problems += [Problem(where, what) for what in wrong]
+        breasts[breast[:2]] = breast
+    if not breasts:
+        raise CohortError(f"{path} has no rows. Download it again, or name another with --sheet.")
+    return breasts
+
+
+def row_problems(cells: dict[str, str]) -> list[str]:
+    """A row's cells -> what is wrong with them."""
+    wrong = [
+        f"{name} {cells[name]!r}; expected {' or '.join(filter(None, words))}"
+        for name, words in VOCABULARY.items()
+        if cells[name] not in words
+    ]
+    if not SAFE_ID.fullmatch(cells["ID1"]):
+        wrong.append(f"ID1 {cells['ID1']!r} is no patient ID")
+    if not re.fullmatch(r"\d{1,3}(\.\d+)?", cells["Age"]):
+        wrong.append(f"Age {cells['Age']!r} is no number")
+    if cells["subtype"] and cells["classification"] == "Benign":
+        wrong.append(f"a benign breast has the subtype {cells['subtype']!r}")
+    return wrong
+
+
+# ---- the files -----------------------------------------------------------------------------------
+
+
+class Header(NamedTuple):
+    """What is read of a DICOM file before its pixels."""
+
+    path: str
+    image: str
+    patient: str
+    laterality: str
+    view: str
+    problem: str
+
+
+def list_files(data: Path) -> Listing:
+    """Data folder -> its files, hidden ones left out, in the order of their names."""
+    found = []
+    for folder, folders, names in os.walk(data):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(folder, name)
+            if not name.startswith(".") and path.is_file():
+                status = path.stat()
+                found.append((path.relative_to(data).as_posix(), status.st_size, status.st_mtime_ns))
+    return found
+
+
+def read_headers(data: Path, paths: Sequence[str]) -> list[Header | None]:
+    """Files -> their headers; None for a file that is no DICOM image."""
+    return [read_header(data, path) for path in paths]
+
+
+def read_header(data: Path, path: str) -> Header | None:
+    """One file -> its header; what cannot be read is a header with a problem."""
+    try:
+        with warnings.catch_warnings():  # odd values are judged here, not warned of there
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(data / path, stop_before_pixels=True, specific_tags=list(TAGS))
+            kind = dataset.file_meta.get("MediaStorageSOPClassUID")
+            views = dataset.get("ViewCodeSequence") or [pydicom.Dataset()]
+            values = [str(dataset.get(tag, "") or "").strip() for tag in TAGS[:3]]
+            view = str(views[0].get("CodeValue", "")).strip()
+    except InvalidDicomError:
+        return None
+    except OSError:
+        raise
+    except Exception as error:  # a torn file can break pydicom's parser anywhere
+        return Header(path, "", "", "", "", f"is torn ({type(error).__name__}: {error}); copy or download it again")
+    if kind == MediaStorageDirectoryStorage:
+        return None
+    image, patient, laterality = values
+    problem = "" if SAFE_UID.fullmatch(image) else f"has no valid SOPInstanceUID ({image[:80]!r})"
+    return Header(path, image, patient, laterality, VIEWS.get(view, view), problem)
+
+
+def read_all_headers(data: Path, listing: Listing, jobs: int, progress: Callable[[int, int], None]) -> list[Header | None]:
+    """Every file's header, read in parallel."""
+    paths = [path for path, _, _ in listing]
+    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
+    work = Parallel(n_jobs=min(jobs, len(chunks)) or 1, return_as="generator")(delayed(read_headers)(data, c) for c in chunks)
+    headers: list[Header | None] = []
+    for part in work:
+        headers += part
+        progress(len(headers), len(paths))
+    return headers
+
+
+# ---- the cohort ----------------------------------------------------------------------------------
+
+
+def read_cohort(data: Path, sheet: Path | None, jobs: int = 1, progress: Callable[[int, int], None] = lambda *_: None) -> Cohort:
+    """Data folder and sheet -> the labelled images, joined on (PatientID, ImageLaterality).
+
+    Paths and file names mean nothing. Breasts with images but without a row are counted and left out.
+    Raises CohortError with every contradiction there is.
+    """
+    if not data.is_dir():
+        raise CohortError(
+            f"There is no data folder {data}. Name CMMD's with --data DIR, or type --demo for a synthetic cohort, made on the spot."
+        )
+    problems: list[Problem] = []
+    path = find_sheet(data, sheet)
+    breasts = read_sheet(path, problems)
+    read = read_all_headers(data, [entry for entry in list_files(data) if data / entry[0] != path], jobs, progress)
+    headers = [header for header in read if header]
+    if not headers:
+        raise CohortError(
+            f"{data} holds no DICOM file. Put CMMD's there, name its folder with --data, or type --demo for a synthetic cohort."
+        )
+    problems += [Problem(h.path, h.problem) for h in headers if h.problem]
+    headers = [header for header in headers if not header.problem]
+    problems += contradictions(headers, breasts)
+    if problems:
+        raise CohortError(f"{len(problems)} contradictions between {path} and the files of {data}:", problems)
+    used = [header for header in headers if (header.patient, header.laterality) in breasts]
+    sides = {(header.patient, header.laterality) for header in headers}
+    flow = {
+        "files": len(read),
+        "not DICOM": read.count(None),
+        "images": len(headers),
+        "patients": len({header.patient for header in headers}),
+        "breasts": len(sides),
+        "unlabelled breasts": len(sides - breasts.keys()),
+        "unlabelled images": len(headers) - len(used),
+        "images used": len(used),
+    }
+    records = [mammogram(header, breasts[header.patient, header.laterality], data) for header in used]
+    return Cohort(sorted(records, key=lambda m: (m.patient, m.laterality, m.view)), flow, path)
+
+
+def contradictions(headers: Sequence[Header], breasts: dict[tuple[str, str], Breast]) -> list[Problem]:
+    """Headers and labelled breasts -> where they contradict each other or themselves."""
+    problems = []
+    patients = {patient for patient, _ in breasts}
+    paths = defaultdict(list)
+    views = defaultdict(list)
+    for header in headers:
+        paths[header.image].append(header.path)
+        if header.patient not in patients:
+            problems.append(Problem(header.path, f"its patient {header.patient!r} is not in the sheet"))
+        elif header.laterality not in ("L", "R"):
+            problems.append(Problem(header.path, f"ImageLaterality {header.laterality!r}; expected L or R"))
+        elif header.view not in VIEWS.values():
+            problems.append(Problem(header.path, f"view code {header.view!r}; expected {' or '.join(VIEWS)}"))
+        else:
+            views[header.patient, header.laterality].append(header.view)
+    problems += [
+        Problem(", ".join(where), f"the same SOPInstanceUID {image} {len(where)} times")
+        for image, where in paths.items()
+        if len(where) > 1
+    ]
+    absent = patients - {header.patient for header in headers}
+    if absent:
+        named = f"{', '.join(sorted(absent)[:5])}{', ...' if len(absent) > 5 else ''}"
+        problems.append(Problem("sheet", f"no image of {len(absent)} of its {len(patients)} patients ({named})"))
+    for (patient, laterality), _ in breasts.items():
+        if patient not in absent and Counter(views[patient, laterality]) != {"CC": 1, "MLO": 1}:
+            seen = ", ".join(sorted(views[patient, laterality])) or "no image"
+            problems.append(Problem(f"{patient} {laterality}", f"labelled, but has {seen} instead of one CC and one MLO"))
+    return problems
+
+
+def mammogram(header: Header, breast: Breast, data: Path) -> Mammogram:
+    """A header and its breast's labels -> one record."""
+    return Mammogram(
+        image=header.image,
+        patient=breast.patient,
+        laterality=breast.laterality,
+        view=header.view,
+        age=breast.age,
+        calcification=int(breast.abnormality in ("calcification", "both")),
+        mass=int(breast.abnormality in ("mass", "both")),
+        malignant=int(breast.classification == "Malignant"),
+        subtype=breast.subtype,
+        luminal=int(breast.subtype in LUMINAL) if breast.subtype else None,
+        path=data / header.path,
+    )
+
+
+# ---- files that others read ----------------------------------------------------------------------
+
+FIELDS = [*Mammogram._fields[:-1], "group"]
+
+
+def cohort_csv(mammograms: Sequence[Mammogram], groups: dict[str, str]) -> str:
+    """Records and each patient's group of identical images -> cohort.csv."""
+    lines = [[*("" if cell is None else str(cell) for cell in m[:-1]), groups[m.patient]] for m in mammograms]
+    return "".join(",".join(line) + "\n" for line in [FIELDS, *lines])
+
+
+def read_csv(path: Path) -> tuple[list[Mammogram], dict[str, str]]:
+    """cohort.csv -> records (without paths) and each patient's group."""
+    mammograms, groups = [], {}
+    for row in csv.DictReader(io.StringIO(path.read_text())):
+        groups[row["patient"]] = row.pop("group")
+        findings = {name: int(row[name]) for name in ("calcification", "mass", "malignant")}
+        luminal = int(row["luminal"]) if row["luminal"] else None
+        mammograms.append(Mammogram(**{**row, **findings, "luminal": luminal, "path": Path()}))
+    return mammograms, groups
+
+
+def sources_csv(mammograms: Sequence[Mammogram], data: Path, listing: Listing) -> str:
+    """Which file each image came from; files that were not used have no image."""
+    image = {m.path: m.image for m in mammograms}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")  # paths are the user's: they may hold a comma
+    writer.writerow(["image", "path", "bytes", "mtime"])
+    writer.writerows([image.get(data / path, ""), path, size, mtime] for path, size, mtime in listing)
+    return text.getvalue()
+
+
+def unchanged(listing: Listing, sources: Path) -> bool:
+    """True while the data folder has the files that sources.csv lists: path, size and time."""
+    rows = list(csv.reader(io.StringIO(sources.read_text())))[1:]
+    return [(path, str(size), str(mtime)) for path, size, mtime in listing] == [tuple(row[1:]) for row in rows]

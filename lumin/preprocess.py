@@ -1,0 +1,405 @@
+"""DICOM pixels -> 8-bit breast crops of the network's size; the image store that training reads.
+
+Stored values -> modality rescale -> linear window -> 8 bit -> the breast's bounding box -> resized
+-> JPEG (section 2.1 of the paper). `images.npy` holds the *decoded* JPEGs: what the network sees
+is what the .jpg files show.
+"""
+
+import csv
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pydicom
+from joblib import Parallel, delayed
+from PIL import Image
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import apply_modality_lut, pixel_array
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from lumin import record
+from lumin.paper import Recipe
+
+QUALITY = 95  # UNSTATED: JPEG quality
+MAX_PIXELS = 2**26  # the largest mammography detectors have 2^25
+MAX_BYTES = 2**28  # of one file: MAX_PIXELS at 32 bit
+LISTED = 20  # errors shown at once
+ADVICE = "Fetch this file again, or take it out of the data folder."
+UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 9.1, and at most 64 characters
+HEADER = "image,row,stored_sha256,sha256,top,left,height,width"
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; the message names the file, what is wrong and what to do."""
+
+
+class Mammogram(Protocol):
+    """What the store needs to know of an image (cohort.Mammogram has it)."""
+
+    image: str  # SOPInstanceUID
+    patient: str
+    path: Path
+
+
+class Box(NamedTuple):
+    """A crop in DICOM pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Prepared(NamedTuple):
+    """One mammogram as the network will see it."""
+
+    jpeg: bytes
+    pixels: np.ndarray  # (height, width) uint8, the decoded JPEG
+    stored_sha256: str
+    sha256: str  # of `pixels`
+    box: Box
+
+
+class Row(NamedTuple):
+    """One line of images.csv."""
+
+    image: str
+    row: int  # in images.npy
+    stored_sha256: str
+    sha256: str
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Any error inside becomes one ImageError that begins with the file's name; warnings stay unprinted."""
+    with warnings.catch_warnings():
+        # pydicom warns of odd but harmless values once per value and process: noise among 3,744 files
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from None
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read ({error.strerror or error}). {ADVICE}") from None
+        except InvalidDicomError:
+            raise ImageError(f"{path}: this is not a DICOM file. {ADVICE}") from None
+        except Exception as error:
+            # A broken file breaks pydicom's parser and decoders in ways without end (struct.error,
+            # KeyError, RecursionError, NotImplementedError, ...): to the user all are one damaged file.
+            raise ImageError(f"{path}: damaged DICOM file ({type(error).__name__}: {str(error)[:200]}). {ADVICE}") from None
+
+
+# ---- stored values -------------------------------------------------------------------------------
+
+
+def read_pixels(path: Path) -> tuple[np.ndarray, pydicom.Dataset]:
+    """DICOM file -> (H, W) stored values in their own integer type, and the data set without them.
+
+    uint8, int8, uint16, int16, uint32 or int32, little endian: Bits Stored of Bits Allocated, sign
+    extended or masked (PS3.5 8.1.1). Uncompressed little endian is read here; what else pydicom can
+    decode, it decodes. Raises ImageError on anything that is not one whole monochrome frame; sizes
+    are compared with the file before anything of their size is allocated.
+    """
+    with _naming(path):
+        if (size := Path(path).stat().st_size) > MAX_BYTES:
+            raise ImageError(f"{size} bytes are too large for one mammogram. {ADVICE}")
+        # From memory, a length field that lies can not make the parser allocate more than the file holds.
+        data = Path(path).read_bytes()
+        header = pydicom.dcmread(io.BytesIO(_inflated(data)))
+        rows, columns, dtype, bits = _layout(header)
+        syntax = header.file_meta.get("TransferSyntaxUID")
+        if syntax is None:
+            raise ImageError(f"no transfer syntax is named. {ADVICE}")
+        if "PixelData" not in header:
+            raise ImageError(f"the file has no pixel data: cut off, perhaps. {ADVICE}")
+        if syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+            stored = _native(header, rows, columns, dtype)
+        else:
+            stored = _decoded(header, syntax).astype(dtype, copy=False)
+        if stored.shape != (rows, columns):
+            raise ImageError(f"{stored.shape} pixels, not the {rows} x {columns} of the header. {ADVICE}")
+        del header.PixelData
+        if (unused := dtype.itemsize * 8 - bits) > 0:
+            stored = (stored << unused) >> unused  # arithmetic in signed types, logical in unsigned
+        return stored, header
+
+
+def _inflated(data: bytes) -> bytes:
+    """The file; refused where a deflated data set would make pydicom inflate it without a limit."""
+    # File meta elements come first and are never deflated (PS3.10 7.1)
+    if b"1.2.840.10008.1.2.1.99" in data[:4096]:
+        raise ImageError("deflated transfer syntax (1.2.840.10008.1.2.1.99). Convert it to Explicit VR Little Endian.")
+    return data
+
+
+def _layout(header: pydicom.Dataset) -> tuple[int, int, np.dtype, int]:
+    """Header -> rows, columns, type of a stored value, Bits Stored; PS3.3 C.7.6.3.1."""
+
+    def number(name: str, default: int | None = None) -> int:
+        value = header.get(name)
+        if value is None and default is None:
+            raise ImageError(f"{name} is missing. {ADVICE}")
+        return default if value is None else int(value)
+
+    rows, columns = number("Rows"), number("Columns")
+    allocated, bits, signed = number("BitsAllocated"), number("BitsStored"), number("PixelRepresentation")
+    if (samples := number("SamplesPerPixel")) != 1 or (frames := number("NumberOfFrames", 1)) != 1:
+        many = f"{samples} samples a pixel" if samples != 1 else f"{frames} frames"
+        raise ImageError(f"{many}, where a mammogram has one. {ADVICE}")
+    if (photometric := header.get("PhotometricInterpretation")) not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ImageError(f"PhotometricInterpretation {photometric} is not monochrome. {ADVICE}")
+    if not (0 < rows and 0 < columns and rows * columns <= MAX_PIXELS):
+        raise ImageError(f"{rows} x {columns} pixels can not be. {ADVICE}")
+    if allocated not in (8, 16, 32) or not 1 <= bits <= allocated or signed not in (0, 1):
+        raise ImageError(f"{bits} of {allocated} bits (PixelRepresentation {signed}) can not be. {ADVICE}")
+    if (high := number("HighBit", bits - 1)) != bits - 1:
+        raise ImageError(f"HighBit {high} with BitsStored {bits} can not be. {ADVICE}")
+    return rows, columns, np.dtype(f"<{'ui'[signed]}{allocated // 8}"), bits
+
+
+def _native(header: pydicom.Dataset, rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
+    """Uncompressed little endian -> (H, W) of `dtype`, a read-only view of the pixel data."""
+    data, needed = header.PixelData, rows * columns * dtype.itemsize
+    # An odd length is padded to even (PS3.5 7.1.1); more or less means that a size is wrong
+    if header["PixelData"].is_undefined_length or len(data) not in (needed, needed + needed % 2):
+        raise ImageError(f"{len(data)} bytes of pixel data, not {rows} x {columns} x {dtype.itemsize}. {ADVICE}")
+    return np.frombuffer(data, dtype, rows * columns).reshape(rows, columns)
+
+
+def _decoded(header: pydicom.Dataset, syntax: pydicom.uid.UID) -> np.ndarray:
+    """Compressed or big endian -> (H, W) as pydicom decodes it, with the decoders that are installed."""
+    try:
+        return pixel_array(header, raw=True)
+    except Exception as error:  # as many kinds as there are decoders
+        raise ImageError(
+            f"transfer syntax {syntax.name} ({str(error)[:200]}). Convert it to Explicit VR Little Endian."
+        ) from None
+
+
+# ---- 8 bit ---------------------------------------------------------------------------------------
+
+
+def to_8bit(stored: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
+    """(H, W) stored values -> (H, W) uint8, low is black: rescaled, windowed, MONOCHROME1 inverted.
+
+    Modality LUT or slope and intercept (PS3.3 C.11.1), then the first window as a LINEAR function
+    (C.11.2.1.2.1) whatever VOILUTFunction says: CMMD's files say SIGMOID, which turns their black
+    background grey. Without a window: the full range of Bits Stored. Rounded half to even.
+    """
+    bits, signed = int(header.BitsStored), int(header.PixelRepresentation)
+    lowest = -(2 ** (bits - 1)) if signed else 0
+    if bits > 16:
+        return _displayed(stored, lowest, bits, header)
+    values = np.arange(lowest, lowest + 2**bits)
+    table = _displayed(values.astype(stored.dtype), lowest, bits, header)
+    if stored.dtype == np.uint8 and np.array_equal(table, values):
+        return stored  # CMMD's 128/256 on 8 bits is the identity
+    # Negative values index from the end, so that no copy of the image need be shifted
+    return np.roll(table, lowest)[stored]
+
+
+def _displayed(values: np.ndarray, lowest: int, bits: int, header: pydicom.Dataset) -> np.ndarray:
+    """Stored values -> grey levels, uint8, as `to_8bit` says."""
+    x = apply_modality_lut(values, header).astype(np.float64)
+    centre, width = _first(header, "WindowCenter"), _first(header, "WindowWidth")
+    if centre is None or width is None:
+        ends = np.array([lowest, lowest + 2**bits - 1]).astype(values.dtype)
+        low, high = np.sort(apply_modality_lut(ends, header).astype(np.float64))
+        centre, width = (low + high + 1) / 2, high - low + 1
+    if not (np.isfinite([centre, width]).all() and width >= 1 and np.isfinite(x).all()):
+        raise ImageError(f"window {centre}/{width} can not be (PS3.3 C.11.2.1.2.1). {ADVICE}")
+    with np.errstate(divide="ignore", invalid="ignore"):  # width 1: no value lies between the two limits
+        y = ((x - (centre - 0.5)) / (width - 1) + 0.5) * 255
+    y = np.where(x <= centre - 0.5 - (width - 1) / 2, 0, np.where(x > centre - 0.5 + (width - 1) / 2, 255, y))
+    grey = np.rint(y).astype(np.uint8)
+    # MONOCHROME1: low is white, so invert (PS3.3 C.7.6.3.1.2)
+    return 255 - grey if header.PhotometricInterpretation == "MONOCHROME1" else grey
+
+
+def _first(header: pydicom.Dataset, name: str) -> float | None:
+    """A window may have several values, one for each way of looking (PS3.3 C.11.2.1.2); the first counts."""
+    value = header.get(name)
+    if isinstance(value, pydicom.multival.MultiValue):
+        value = value[0] if value else None
+    return None if value in (None, "") else float(value)
+
+
+# ---- the breast ----------------------------------------------------------------------------------
+
+
+def breast_box(image: np.ndarray) -> Box:
+    """(H, W) uint8 -> the bounding box of the breast.
+
+    The breast is the largest connected component (8-connectivity, in pixels) of the pixels above 0
+    of the full-resolution image; of equally large ones the one that comes first, row by row. View
+    and skin markers beside the breast are other components. Raises ImageError on an all-black image.
+
+    Exact, and in time of the number of runs, not of pixels: a breast is about one run a row.
+    """
+    rows, columns = image.shape
+    stride = columns + 1  # one column of background ends every row, so that no run goes on into the next
+    inside = np.zeros((rows, stride), bool)
+    np.greater(image, 0, out=inside[:, :-1])
+    inside = inside.ravel()
+    edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
+    if inside[0]:
+        edges = np.concatenate([[0], edges])
+    start, stop = edges[0::2], edges[1::2]
+    if not start.size:
+        raise ImageError(f"the image is black all over. {ADVICE}")
+    # Run i touches the runs first[i] to last[i] - 1 of the next row, corners included
+    first, last = np.searchsorted(stop, start + stride, "left"), np.searchsorted(start, stop + stride, "right")
+    touching = np.maximum(last - first, 0)
+    upper = np.repeat(np.arange(start.size), touching)
+    lower = np.arange(upper.size) + np.repeat(first - (np.cumsum(touching) - touching), touching)
+    links = coo_array((np.ones(upper.size, bool), (upper, lower)), shape=(start.size, start.size))
+    _, component = connected_components(links, directed=False)
+    breast = component == np.argmax(np.bincount(component, stop - start))
+    row, left, right = start[breast] // stride, start[breast] % stride, stop[breast] % stride
+    top, leftmost = int(row.min()), int(left.min())
+    return Box(top, leftmost, int(row.max()) + 1 - top, int(right.max()) - leftmost)
+
+
+# ---- the network's size --------------------------------------------------------------------------
+
+
+def resize(crop: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(h, w) uint8 -> (height, width) uint8, bilinear and antialiased, aspect not kept.
+
+    Pillow's integer arithmetic: the same bytes on every machine.
+    """
+    return np.asarray(Image.fromarray(crop).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def encode(image: np.ndarray) -> bytes:
+    """(H, W) uint8 -> JPEG file, quality 95."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
+
+
+def decode(jpeg: bytes) -> np.ndarray:
+    """JPEG file -> (H, W) uint8."""
+    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+        return np.asarray(image)
+
+
+def hash_of(stored: np.ndarray) -> str:
+    """Stored values -> hex SHA-256 of their shape, type and little-endian values in C order.
+
+    Equal for equal pixels, whatever else the two files say.
+    """
+    values = np.ascontiguousarray(stored, stored.dtype.newbyteorder("<"))
+    digest = hashlib.sha256(f"{values.shape[0]}x{values.shape[1]} {values.dtype.str}\n".encode())
+    digest.update(values)
+    return digest.hexdigest()
+
+
+def preprocess(path: Path, height: int, width: int) -> Prepared:
+    """One DICOM file -> its breast at (height, width), as JPEG and as decoded pixels."""
+    stored, header = read_pixels(path)
+    with _naming(path):
+        image = to_8bit(stored, header)
+        box = breast_box(image)
+    crop = image[box.top : box.top + box.height, box.left : box.left + box.width]
+    jpeg = encode(resize(crop, height, width))
+    pixels = decode(jpeg)
+    return Prepared(jpeg, pixels, hash_of(stored), hashlib.sha256(pixels).hexdigest(), box)
+
+
+# ---- the store -----------------------------------------------------------------------------------
+
+
+def build_store(
+    mammograms: Sequence[Mammogram], out: Path, recipe: Recipe, jobs: int, progress: Callable[[int, int], None]
+) -> list[Row]:
+    """N records -> out/images/<image>.jpg, out/images.npy (N, height, width) uint8, out/images.csv.
+
+    In the order of `mammograms`, over `jobs` processes; none holds more than one image.
+    `progress(done, total)` is called after each. Every unusable image is reported, in one
+    ImageError; the store and the list that were there before then stay as they were.
+    """
+    _check_names([m.image for m in mammograms])
+    for part in [*out.glob(".images.*.part"), *(out / "images").glob(".*.part")]:
+        part.unlink()  # left by a run that was killed
+    rows, errors = [], []
+    shape = (len(mammograms), recipe.height, recipe.width)
+    with record.atomic(out / "images.npy") as store:
+        offset = np.lib.format.open_memmap(store, "w+", np.uint8, shape).offset
+        work = (delayed(_store)(m.image, m.path, row, out, store, offset, recipe) for row, m in enumerate(mammograms))
+        for done, result in enumerate(Parallel(n_jobs=jobs, return_as="generator")(work), 1):
+            (rows if isinstance(result, Row) else errors).append(result)
+            progress(done, len(mammograms))
+        if errors:
+            more = f"\n... and {len(errors) - LISTED} more" if len(errors) > LISTED else ""
+            raise ImageError(f"{len(errors)} of {len(mammograms)} images:\n" + "\n".join(errors[:LISTED]) + more)
+    lines = [HEADER, *(",".join(map(str, row)) for row in rows)]
+    record.write(out / "images.csv", "\n".join(lines) + "\n")
+    return rows
+
+
+def _check_names(images: Sequence[str]) -> None:
+    """Refuse what must not become a file name: a tag like ../../x would write outside the outputs folder."""
+    if not images:
+        raise ImageError("No images. Check --data.")
+    bad = sorted({i for i in images if not UID.fullmatch(i) or len(i) > 64 or images.count(i) > 1})
+    if bad:
+        raise ImageError(f"SOPInstanceUIDs that are no UID or not unique: {', '.join(map(repr, bad[:LISTED]))}. {ADVICE}")
+
+
+def _store(image: str, path: Path, row: int, out: Path, store: Path, offset: int, recipe: Recipe) -> Row | str:
+    """One mammogram -> its .jpg and its row of the store; returns its line, or what is wrong with it."""
+    try:
+        made = preprocess(path, recipe.height, recipe.width)
+    except ImageError as error:
+        return str(error)
+    record.write(out / "images" / f"{image}.jpg", made.jpeg)
+    # Written, not mapped: on a full disk a write raises OSError, a mapped page kills the process
+    with open(store, "rb+") as file:
+        file.seek(offset + row * made.pixels.nbytes)
+        file.write(made.pixels)
+    return Row(image, row, made.stored_sha256, made.sha256, *made.box)
+
+
+def read_csv(path: Path) -> list[Row]:
+    """images.csv -> its rows."""
+    with open(path, newline="") as file:
+        return [Row(*(int(v) if Row.__annotations__[k] is int else v for k, v in line.items())) for line in csv.DictReader(file)]
+
+
+def groups(mammograms: Sequence[Mammogram], rows: Sequence[Row]) -> dict[str, str]:
+    """Records and their rows -> patient: group, the smallest PatientID tied to it by identical images.
+
+    Patients who share a stored image are one group, and so on through chains; a patient who shares
+    none is a group alone.
+    """
+    parent = {m.patient: m.patient for m in mammograms}
+
+    def root(patient: str) -> str:
+        while parent[patient] != patient:
+            patient = parent[patient]
+        return patient
+
+    owner = {m.image: m.patient for m in mammograms}
+    first: dict[str, str] = {}
+    for row in rows:
+        pair = root(owner[row.image]), root(first.setdefault(row.stored_sha256, owner[row.image]))
+        parent[max(pair)] = min(pair)
+    return {patient: root(patient) for patient in parent}
+
+
+def mean_aspect(rows: Sequence[Row]) -> float:
+    """Rows -> mean of height / width of the crops (2.1 derives the input size from it)."""
+    return float(np.mean([row.height / row.width for row in rows]))

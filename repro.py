@@ -1,0 +1,348 @@
+#!/usr/bin/env python
+"""Reproduce Panambur, Madhu, Maier (ISBI 2023): luminal subtypes in full mammograms. One command a verb."""
+
+import functools
+import inspect
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from joblib import Parallel, delayed
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lumin import cohort, phantom, preprocess, record, split, tables, tasks, train
+from lumin.paper import ASPECT, DEMO, FOLDS, PAPER, Recipe, seed
+
+# Raise a stage's number when its code changes meaning: what was made by the older code is then made again.
+VERSIONS = {"prepare": 1, "split": 1, "train": 1, "tables": 1}
+USAGE, DATA, INTERRUPTED = 2, 3, 130  # exit codes; 4, a difference found, is verify's
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help=__doc__)
+console = Console()
+
+
+# ---- options -------------------------------------------------------------------------------------
+
+
+def option(text: str, *names: str, panel: str = "The run", **more: object) -> object:
+    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False, **more)
+
+
+MACHINE = "The machine (part of the record: on one stack the same bytes)"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every command takes. None: what the outputs folder was begun with, else the default."""
+
+    data: Annotated[Path | None, option("Folder with CMMD's DICOM files and its sheet. [data/CMMD, or $LUMIN_DATA]")] = None
+    out: Annotated[Path | None, option("Outputs folder. [outputs, with --demo outputs/demo; or $LUMIN_OUT]")] = None
+    demo: Annotated[bool, option("Run on a synthetic cohort, made on the spot: small, no data needed.", "--demo")] = False
+    sheet: Annotated[Path | None, option("The clinical sheet, where it is not in the data folder.")] = None
+    seed: Annotated[int, option("Seed of split, weights, order, augmentation (and demo cohort). [0]", min=0)] = 0
+    weights: Annotated[str | None, option("Starting weights: imagenet, random or a file. [imagenet; demo: random]")] = None
+    epochs: Annotated[int | None, option("At most this many epochs. [100; demo: 10 and 12]", min=1)] = None
+    overwrite: Annotated[bool, option("Replace an outputs folder of other settings.", "--overwrite")] = False
+    device: Annotated[str | None, option("auto, cpu, cuda or cuda:1. [auto]", panel=MACHINE)] = None
+    precision: Annotated[str | None, option("auto, tf32, fp32 or bf16. [auto]", panel=MACHINE)] = None
+    threads: Annotated[int | None, option("Threads of one training. [all cores; demo: 1]", panel=MACHINE, min=1)] = None
+    jobs: Annotated[int | None, option("Trainings at once. [1; demo: all cores]", panel=MACHINE, min=1)] = None
+
+
+def command(verb: Callable) -> Callable:
+    """Register a verb: its first parameter, a Study, becomes the common options; user errors become exit codes."""
+
+    @functools.wraps(verb)
+    def wrapped(**given: object) -> None:
+        common = {f.name: given.pop(f.name) for f in fields(Options)}
+        with explained():
+            verb(Study.open(Options(**common)), **given)
+
+    own = list(inspect.signature(verb).parameters.values())[1:]
+    shared = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type) for f in fields(Options)]
+    wrapped.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared)
+    return app.command(name=verb.__name__.rstrip("_"))(wrapped)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """One message and an exit code for every error a user can cause."""
+    try:
+        yield
+    except (record.RecordError, phantom.PhantomError, split.SplitError, train.TrainingError, tables.TablesError) as error:
+        fail(USAGE, error)
+    except (cohort.CohortError, preprocess.ImageError) as error:
+        fail(DATA, error)
+    except (train.Interrupted, KeyboardInterrupt) as error:
+        fail(INTERRUPTED, f"Interrupted{f' in {error}' if str(error) else ''}. What is done is saved; type the same command to go on.")
+    except OSError as error:
+        fail(DATA, f"{error.filename or 'A file'}: {error.strerror}. Nothing that was finished is lost; type the same command to go on.")
+
+
+def fail(code: int, message: object) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"[red]Stopped.[/] {message}", highlight=False)
+    raise typer.Exit(code)
+
+
+# ---- a study: one outputs folder -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Study:
+    """The resolved options of one run."""
+
+    data: Path
+    out: Path
+    sheet: Path | None
+    demo: bool
+    seed: int
+    recipe: Recipe
+    start: Path | None
+    stack: train.Stack
+    jobs: int
+    overwrite: bool
+
+    @classmethod
+    def open(cls, given: Options) -> "Study":
+        """Options -> Study. What is not given is as the outputs folder was begun, else the default."""
+        base = Path(os.environ.get("LUMIN_OUT", "outputs"))
+        out = given.out or (base / "demo" if given.demo else base)
+        begun = {} if given.overwrite else record.read(out)["settings"]
+        asked = {name: value for name, value in asdict(given).items() if value is not None}
+        if given.epochs:
+            asked |= {"abnormality_epochs": given.epochs, "luminal_epochs": given.epochs}
+        start = None
+        if given.weights not in (None, "imagenet", "random"):
+            start = Path(given.weights)
+            asked["weights"] = f"file {record.sha256(start)}"
+        demo = given.demo or begun.get("demo", False)
+        chosen = {"seed": 0, "device": "auto", "precision": "auto", "threads": 1 if demo else None}
+        chosen |= asdict(DEMO if demo else PAPER) | begun | asked
+        recipe = Recipe(**{f.name: chosen[f.name] for f in fields(Recipe)})
+        stack = train.choose(chosen["device"], chosen["precision"], chosen["threads"])
+        jobs = given.jobs or (os.cpu_count() if demo and stack.device == "cpu" else 1)
+        data = given.data or (out / "phantom" if demo else Path(os.environ.get("LUMIN_DATA", "data/CMMD")))
+        study = cls(data, out, given.sheet, demo, chosen["seed"], recipe, start, stack, jobs, given.overwrite)
+        if not given.overwrite:
+            record.check(out, study.settings)
+        return study
+
+    @property
+    def settings(self) -> dict:
+        """What one outputs folder holds one value of."""
+        machine = {"device": self.stack.device.split(":")[0], "precision": self.stack.precision, "threads": self.stack.threads}
+        return {"demo": self.demo, "seed": self.seed, **asdict(self.recipe), **machine}
+
+    def hashes(self, *names: str) -> dict[str, str]:
+        """Output files -> their SHA-256: what another stage is made from."""
+        return {name: record.sha256(self.out / name) for name in names}
+
+
+def say(text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar as a function of (done, total); without a terminal, one line at the end."""
+    started = time.perf_counter()
+    with Progress(TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
+        line = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(line, completed=done, total=total)
+    say(f"{title}: {progress.tasks[0].completed:.0f} in {time.perf_counter() - started:.0f} s")
+
+
+# ---- stages --------------------------------------------------------------------------------------
+
+
+def prepare(study: Study) -> None:
+    """DICOM files and sheet -> cohort.csv and the image store; nothing where they are still true."""
+    inputs = {"size": [study.recipe.height, study.recipe.width], "version": VERSIONS["prepare"]}
+    why = record.stale(study.out, "prepare", inputs)
+    if not why and not study.data.exists():
+        return say(f"Images: as recorded ({study.data} is not here, so the DICOM files are not looked at).")
+    if study.demo and not phantom.complete(study.data, "demo", study.seed):
+        with bar("Synthetic cohort") as progress:
+            phantom.write(study.data, "demo", study.seed, jobs=os.cpu_count(), progress=progress)
+    listing = cohort.list_files(study.data) if study.data.is_dir() else []
+    sources = study.out / "sources.csv"
+    if not why and sources.exists() and cohort.unchanged(listing, sources):
+        return say("Images: up to date.")
+    with bar("Headers") as progress:
+        found = cohort.read_cohort(study.data, study.sheet, jobs=os.cpu_count(), progress=progress)
+    images = record.digest([m.image for m in found.mammograms])
+    record.claim(study.out, study.settings | {"images": f"{len(found.mammograms)} images {images[:12]}"}, study.overwrite)
+    with bar("Images") as progress:
+        rows = preprocess.build_store(found.mammograms, study.out, study.recipe, os.cpu_count(), progress)
+    groups = preprocess.groups(found.mammograms, rows)
+    record.write(study.out / "cohort.csv", cohort.cohort_csv(found.mammograms, groups))
+    record.write(study.out / "flow.json", json.dumps(found.flow, indent=1) + "\n")
+    record.write(sources, cohort.sources_csv(found.mammograms, study.data, listing))
+    files = ["cohort.csv", "flow.json", "images.csv", "images.npy", *(f"images/{m.image}.jpg" for m in found.mammograms)]
+    record.commit(study.out, "prepare", files, inputs, {"pillow": version("pillow")})
+    record.commit(study.out, "sources", ["sources.csv"], {}, {}, part="unverified")
+    tied = sorted({g for p, g in groups.items() if p != g})
+    say(f"Mean aspect of the breast crops {preprocess.mean_aspect(rows):.2f} (the paper's {ASPECT:.2f}).")
+    if tied:
+        say(f"Identical images tie patients together: {'; '.join(' = '.join(p for p in groups if groups[p] == g) for g in tied)}.")
+
+
+def divide(study: Study) -> None:
+    """cohort.csv -> split.csv, seeds.csv."""
+    prepare(study)
+    inputs = study.hashes("cohort.csv") | {"seed": study.seed, "test": study.recipe.test_share, "version": VERSIONS["split"]}
+    if not record.stale(study.out, "split", inputs):
+        return
+    mammograms, groups = cohort.read_csv(study.out / "cohort.csv")
+    made = split.split(mammograms, groups, study.seed, study.recipe.test_share)
+    record.write(study.out / "split.csv", split.split_csv(made, groups))
+    seeds = [f"{task.name},{fold},{seed(study.seed, task.name, fold)}" for task in tasks.TASKS for fold in range(FOLDS)]
+    record.write(study.out / "seeds.csv", "\n".join(["task,fold,seed", *seeds]) + "\n")
+    record.commit(study.out, "split", ["split.csv", "seeds.csv"], inputs, {"scipy": version("scipy")})
+    say(" ".join(["Split: done.", *made.notes]))
+
+
+def trainings(study: Study, wanted: Sequence[tuple[tasks.Task, int]]) -> list[train.Training]:
+    """(task, fold) pairs -> what to train for them, MLMC folds that a transfer starts from included, longest first."""
+    mammograms, groups = cohort.read_csv(study.out / "cohort.csv")
+    roles = split.read_csv(study.out / "split.csv").roles
+    start = study.start or (train.imagenet() if study.recipe.weights == "imagenet" else None)
+    upstream = [(tasks.BY_NAME[task.init], fold) for task, fold in wanted if task.init in tasks.BY_NAME]
+    inputs = study.hashes("cohort.csv", "images.csv", "split.csv")
+    made = []
+    for task, fold in dict.fromkeys([*upstream, *wanted]):
+        settings = record.digest([asdict(task), study.settings])
+        folds = [f"fold{k}" for k in range(FOLDS) if k != fold]
+        select = functools.partial(tasks.rows, task, mammograms, roles)
+        made.append(
+            train.Training(
+                out=study.out,
+                task=task,
+                fold=fold,
+                seed=study.seed,
+                epochs=task.epochs(study.recipe),
+                stack=study.stack,
+                images=study.out / "images.npy",
+                names=[m.image for m in mammograms],
+                targets=tasks.targets(task, mammograms),
+                train=select(*folds),
+                validation=select(f"fold{fold}"),
+                test=select("test"),
+                columns=[f"{m.image},{m.patient},{m.laterality},{m.view},{roles[m.patient]}" for m in mammograms],
+                start=study.out / f"weights/{task.init}/fold{fold}.safetensors" if task.init in tasks.BY_NAME else start,
+                inputs=inputs | {"settings": settings, "version": VERSIONS["train"]},
+            )
+        )
+    return made
+
+
+def learn(study: Study, wanted: Sequence[tuple[tasks.Task, int]]) -> None:
+    """Train what is lacking of `wanted` as independent jobs; a transfer follows its MLMC fold in one."""
+    todo = [training for training in trainings(study, wanted) if training.stale()]
+    if not todo:
+        return say("Trainings: up to date.")
+    chains: dict[tuple[str, int], list[train.Training]] = {}
+    for training in todo:
+        root = training.task.init if training.task.init in tasks.BY_NAME else training.task.name
+        chains.setdefault((root, training.fold), []).append(training)
+    jobs = sorted(chains.values(), key=lambda chain: -sum(t.epochs * len(t.train) for t in chain))
+    announce(study, todo)
+    log, stop = study.out / ".progress", study.out / ".stop"
+    log.write_text("")
+    stop.unlink(missing_ok=True)
+    with stopping(stop), following(log, todo):
+        work = (delayed(train.run_chain)(chain, log, stop) for chain in jobs)
+        costs = Parallel(n_jobs=min(study.jobs, len(jobs)), batch_size=1, pre_dispatch="all")(work)
+    log.unlink()
+    note(study, {stage: cost for job in costs for stage, cost in job.items()})
+    if stop.exists():
+        stop.unlink()
+        raise train.Interrupted(", ".join(t.stage for t in todo if t.checkpoint.exists()))
+
+
+def announce(study: Study, todo: Sequence[train.Training]) -> None:
+    """Say what is about to be computed, how large it is and how long it may take."""
+    parameters, flops = train.size(study.recipe.height, study.recipe.width)
+    images = sum(t.epochs * (len(t.train) + len(t.validation) / 3) for t in todo)
+    hours = images * 3 * flops / train.speed(study.stack) / study.jobs / 3600
+    say(
+        f"ResNet-18 at {study.recipe.height} x {study.recipe.width}: {parameters / 1e6:.1f} million parameters, "
+        f"{flops / 1e9:.2f} GFLOP an image (one way).\n{len(todo)} trainings on {study.stack.device} in {study.stack.precision}, "
+        f"{study.jobs} at once: {images / 1e3:.0f} thousand image passes at most, about "
+        + (f"{hours:.1f} hours." if hours > 2 else f"{hours * 60:.0f} minutes.")
+    )
+
+
+@contextmanager
+def stopping(stop: Path) -> Iterator[None]:
+    """SIGINT and SIGTERM create the file `stop`, at which trainings save and end; a second one kills."""
+
+    def ask(number: int, _: object) -> None:
+        stop.touch()
+        signal.signal(number, signal.SIG_DFL)
+        say("Stopping after the running steps; once more to stop at once.")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def following(log: Path, todo: Sequence[train.Training]) -> Iterator[None]:
+    """Show the lines that trainings write to `log`: bars on a terminal, else a line an epoch."""
+    done = threading.Event()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[last]}"))
+
+    def follow() -> None:
+        with open(log) as file, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            bars: dict[str, int] = {}
+            total = {t.stage: t.epochs for t in todo}
+            finished = False
+            while not finished:
+                finished = done.wait(0.3)
+                for entry in map(json.loads, file):
+                    stage, text = entry["stage"].removeprefix("train/"), epoch_line(entry)
+                    if not console.is_terminal:
+                        say(f"{stage} epoch {entry['epoch']}: {text}")
+                        continue
+                    if stage not in bars:
+                        bars[stage] = progress.add_task(stage, total=total[entry["stage"]], last="")
+                    progress.update(bars[stage], completed=entry["epoch"], last=text)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def epoch_line(entry: dict) -> str:
+    best = " best" if entry["best"] else ""
+    return f"loss {entry['train_loss']:.4f}, validation {entry['val_loss']:.4f}{best}, {entry['images_per_second']:.0f} images/s"
+
+
+def note(study: Study, costs: dict[str, dict]) -> None:
+    """Add what stages cost to run.json."""
+    path = study.out / "run.json"
+    old = json.loads(path.read_text()) if path.exists() else {"stages": {}}
+    settings = study.settings | {"jobs": study.jobs, "command": sys.argv[1:]}
+    stages = old["stages"] | costs
+    record.write(path, json.dumps({"settings": settings, "stages": stages}, indent=1, sort_keys=True) + "\n")
+    record.commit(study.out, "run", ["run.json"], {}, {}, part="unverified")
