@@ -5,6 +5,7 @@ import functools
 import inspect
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -23,10 +25,15 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lumin import cohort, phantom, preprocess, record, split, tables, tasks, train
-from lumin.paper import ASPECT, DEMO, FOLDS, PAPER, Recipe, seed
+from lumin.paper import ASPECT, DEMO, FOLDS, IMAGES, PAPER, Recipe, seed
 
 # Raise a stage's number when its code changes meaning: what was made by the older code is then made again.
 VERSIONS = {"prepare": 1, "split": 1, "train": 1, "tables": 1}
+TABLES = {  # what each needs trained
+    "table1": (),
+    "table2a": ("mass-calc", "benign-malignant", "mlmc"),
+    "table2b": ("luminal-baseline", "luminal-transfer"),
+}
 USAGE, DATA, INTERRUPTED = 2, 3, 130  # exit codes; 4, a difference found, is verify's
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help=__doc__)
@@ -51,7 +58,7 @@ class Options:
     out: Annotated[Path | None, option("Outputs folder. [outputs, with --demo outputs/demo; or $LUMIN_OUT]")] = None
     demo: Annotated[bool, option("Run on a synthetic cohort, made on the spot: small, no data needed.", "--demo")] = False
     sheet: Annotated[Path | None, option("The clinical sheet, where it is not in the data folder.")] = None
-    seed: Annotated[int, option("Seed of split, weights, order, augmentation (and demo cohort). [0]", min=0)] = 0
+    seed: Annotated[int | None, option("Seed of split, weights, order, augmentation (and demo cohort). [0]", min=0)] = None
     weights: Annotated[str | None, option("Starting weights: imagenet, random or a file. [imagenet; demo: random]")] = None
     epochs: Annotated[int | None, option("At most this many epochs. [100; demo: 10 and 12]", min=1)] = None
     overwrite: Annotated[bool, option("Replace an outputs folder of other settings.", "--overwrite")] = False
@@ -81,9 +88,11 @@ def explained() -> Iterator[None]:
     """One message and an exit code for every error a user can cause."""
     try:
         yield
-    except (record.RecordError, phantom.PhantomError, split.SplitError, train.TrainingError, tables.TablesError) as error:
+    except (record.RecordError, phantom.PhantomError, train.TrainingError) as error:
         fail(USAGE, error)
-    except (cohort.CohortError, preprocess.ImageError) as error:
+    except cohort.CohortError as error:
+        fail(DATA, "\n".join([str(error), *(f"  {where}: {what}" for where, what in error.problems)]))
+    except (preprocess.ImageError, split.SplitError) as error:
         fail(DATA, error)
     except (train.Interrupted, KeyboardInterrupt) as error:
         fail(INTERRUPTED, f"Interrupted{f' in {error}' if str(error) else ''}. What is done is saved; type the same command to go on.")
@@ -140,6 +149,11 @@ class Study:
         return study
 
     @property
+    def processes(self) -> int:
+        """How many processes read headers and images."""
+        return os.cpu_count() or 1
+
+    @property
     def settings(self) -> dict:
         """What one outputs folder holds one value of."""
         machine = {"device": self.stack.device.split(":")[0], "precision": self.stack.precision, "threads": self.stack.threads}
@@ -174,18 +188,18 @@ def prepare(study: Study) -> None:
     if not why and not study.data.exists():
         return say(f"Images: as recorded ({study.data} is not here, so the DICOM files are not looked at).")
     if study.demo and not phantom.complete(study.data, "demo", study.seed):
-        with bar("Synthetic cohort") as progress:
-            phantom.write(study.data, "demo", study.seed, jobs=os.cpu_count(), progress=progress)
+        with bar("Synthetic cohort, images") as progress:
+            phantom.write(study.data, "demo", study.seed, jobs=study.processes, progress=progress)
     listing = cohort.list_files(study.data) if study.data.is_dir() else []
     sources = study.out / "sources.csv"
     if not why and sources.exists() and cohort.unchanged(listing, sources):
         return say("Images: up to date.")
     with bar("Headers") as progress:
-        found = cohort.read_cohort(study.data, study.sheet, jobs=os.cpu_count(), progress=progress)
-    images = record.digest([m.image for m in found.mammograms])
-    record.claim(study.out, study.settings | {"images": f"{len(found.mammograms)} images {images[:12]}"}, study.overwrite)
+        found = cohort.read_cohort(study.data, study.sheet, study.processes, progress)
+    record.claim(study.out, study.settings | identity(study, found), study.overwrite)
+    plan(study, len(found.mammograms))
     with bar("Images") as progress:
-        rows = preprocess.build_store(found.mammograms, study.out, study.recipe, os.cpu_count(), progress)
+        rows = preprocess.build_store(found.mammograms, study.out, study.recipe, study.processes, progress)
     groups = preprocess.groups(found.mammograms, rows)
     record.write(study.out / "cohort.csv", cohort.cohort_csv(found.mammograms, groups))
     record.write(study.out / "flow.json", json.dumps(found.flow, indent=1) + "\n")
@@ -193,21 +207,41 @@ def prepare(study: Study) -> None:
     files = ["cohort.csv", "flow.json", "images.csv", "images.npy", *(f"images/{m.image}.jpg" for m in found.mammograms)]
     record.commit(study.out, "prepare", files, inputs, {"pillow": version("pillow")})
     record.commit(study.out, "sources", ["sources.csv"], {}, {}, part="unverified")
-    tied = sorted({g for p, g in groups.items() if p != g})
+    say(f"{', '.join(f'{name} {count}' for name, count in found.flow.items())}.")
     say(f"Mean aspect of the breast crops {preprocess.mean_aspect(rows):.2f} (the paper's {ASPECT:.2f}).")
-    if tied:
-        say(f"Identical images tie patients together: {'; '.join(' = '.join(p for p in groups if groups[p] == g) for g in tied)}.")
+    for group in sorted({g for p, g in groups.items() if p != g}):
+        say(f"Identical images tie patients together: {' = '.join(p for p in sorted(groups) if groups[p] == group)}.")
+
+
+def identity(study: Study, found: cohort.Cohort) -> dict[str, str]:
+    """What the outputs folder is about: the images' names, and what the tables' titles say of them."""
+    images, count = record.digest([m.image for m in found.mammograms]), len(found.mammograms)
+    if (study.data / phantom.MARKER).exists():
+        kind = "synthetic cohort, not CMMD"
+    elif found.is_cmmd:
+        kind = "CMMD" if count == IMAGES else f"{count} of CMMD's {IMAGES} labelled images"
+    else:
+        kind = "not CMMD"
+    return {"cohort": kind, "images": f"{count} images {images[:12]}"}
+
+
+def plan(study: Study, count: int) -> None:
+    """Say how large the image store will be, and refuse where it cannot fit."""
+    store = count * study.recipe.height * study.recipe.width
+    free = shutil.disk_usage(study.out).free
+    say(f"{count} images -> {study.recipe.height} x {study.recipe.width}: {store * 1.4 / 1e9:.2f} GB, {free / 1e9:.0f} GB free.")
+    if free < store * 1.4:
+        raise record.RecordError(f"The disk of {study.out} is too small. Free {store * 1.4 / 1e9:.1f} GB, or name another --out.")
 
 
 def divide(study: Study) -> None:
     """cohort.csv -> split.csv, seeds.csv."""
-    prepare(study)
     inputs = study.hashes("cohort.csv") | {"seed": study.seed, "test": study.recipe.test_share, "version": VERSIONS["split"]}
     if not record.stale(study.out, "split", inputs):
         return
     mammograms, groups = cohort.read_csv(study.out / "cohort.csv")
     made = split.split(mammograms, groups, study.seed, study.recipe.test_share)
-    record.write(study.out / "split.csv", split.split_csv(made, groups))
+    record.write(study.out / "split.csv", split.split_csv(made.roles, groups))
     seeds = [f"{task.name},{fold},{seed(study.seed, task.name, fold)}" for task in tasks.TASKS for fold in range(FOLDS)]
     record.write(study.out / "seeds.csv", "\n".join(["task,fold,seed", *seeds]) + "\n")
     record.commit(study.out, "split", ["split.csv", "seeds.csv"], inputs, {"scipy": version("scipy")})
@@ -217,7 +251,7 @@ def divide(study: Study) -> None:
 def trainings(study: Study, wanted: Sequence[tuple[tasks.Task, int]]) -> list[train.Training]:
     """(task, fold) pairs -> what to train for them, MLMC folds that a transfer starts from included, longest first."""
     mammograms, groups = cohort.read_csv(study.out / "cohort.csv")
-    roles = split.read_csv(study.out / "split.csv").roles
+    roles = split.read_csv(study.out / "split.csv")
     start = study.start or (train.imagenet() if study.recipe.weights == "imagenet" else None)
     upstream = [(tasks.BY_NAME[task.init], fold) for task, fold in wanted if task.init in tasks.BY_NAME]
     inputs = study.hashes("cohort.csv", "images.csv", "split.csv")
@@ -346,3 +380,121 @@ def note(study: Study, costs: dict[str, dict]) -> None:
     stages = old["stages"] | costs
     record.write(path, json.dumps({"settings": settings, "stages": stages}, indent=1, sort_keys=True) + "\n")
     record.commit(study.out, "run", ["run.json"], {}, {}, part="unverified")
+
+
+def provenance(study: Study) -> tables.Provenance:
+    """What every table says of its run."""
+    recipe, cohort_kind = asdict(study.recipe), record.read(study.out)["settings"]["cohort"]
+    departures = [
+        f"{name.replace('_', ' ')} {recipe[name]} instead of {value}"
+        for name, value in asdict(PAPER).items()
+        if recipe[name] != value
+    ]
+    return tables.Provenance(cohort_kind, study.seed, record.sha256(study.out / "split.csv"), departures)
+
+
+def make_table(study: Study, name: str) -> tables.Document:
+    """Name -> the table, made from the outputs folder alone."""
+    mammograms, _ = cohort.read_csv(study.out / "cohort.csv")
+    roles, about = split.read_csv(study.out / "split.csv"), provenance(study)
+    if name == "table1":
+        return tables.table1(mammograms, roles, json.loads((study.out / "flow.json").read_text()), about)
+    return tables.table2(name, study.out, mammograms, roles, about)
+
+
+def tabulate(study: Study, name: str) -> None:
+    """Build what a table lacks, write it where it is not up to date, print it."""
+    study_parts(study)
+    wanted = [(tasks.BY_NAME[task], fold) for task in TABLES[name] for fold in range(FOLDS)]
+    learn(study, wanted)
+    files = [f"tables/{name}.md", f"tables/{name}.json"]
+    predictions = [f"predictions/{task.name}/fold{fold}.csv" for task, fold in wanted]
+    inputs = study.hashes("cohort.csv", "split.csv", "flow.json", *predictions) | {"version": VERSIONS["tables"]}
+    inputs["about"] = record.digest(provenance(study))
+    if record.stale(study.out, name, inputs):
+        made = make_table(study, name)
+        for file, text in zip(files, made, strict=True):
+            record.write(study.out / file, text)
+        record.commit(study.out, name, files, inputs, {"scikit-learn": version("scikit-learn"), "scipy": version("scipy")})
+    console.print(Markdown((study.out / files[0]).read_text()))
+
+
+def study_parts(study: Study) -> None:
+    """Images and split, made where they are lacking."""
+    prepare(study)
+    divide(study)
+
+
+# ---- verbs ---------------------------------------------------------------------------------------
+
+TaskName = StrEnum("TaskName", {task.name: task.name for task in tasks.TASKS})
+
+
+@command
+def all_(study: Study) -> None:
+    """The whole paper: images, split, 25 trainings, Tables 1, 2a and 2b."""
+    started = time.perf_counter()
+    study_parts(study)
+    learn(study, [(task, fold) for task in tasks.TASKS for fold in range(FOLDS)])
+    for name in TABLES:
+        tabulate(study, name)
+    say(f"Done in {(time.perf_counter() - started) / 60:.1f} minutes. The tables are in {study.out / 'tables'}.")
+
+
+@command
+def prepare_(study: Study) -> None:
+    """DICOM files and clinical sheet -> 8-bit breast crops of the model's size."""
+    prepare(study)
+
+
+@command
+def split_(study: Study) -> None:
+    """Patients -> Table 1's test set and five folds."""
+    study_parts(study)
+
+
+@command
+def train_(
+    study: Study,
+    task: Annotated[TaskName | None, typer.Argument(help="One task. [all five]", show_default=False)] = None,
+    fold: Annotated[int | None, option("One fold. [all five]", min=0, max=FOLDS - 1)] = None,
+) -> None:
+    """Train one task or all, one fold or all. MLMC folds that a transfer starts from are trained as well."""
+    study_parts(study)
+    wanted = [tasks.BY_NAME[task]] if task else tasks.TASKS
+    learn(study, [(t, k) for t in wanted for k in range(FOLDS) if fold in (None, k)])
+
+
+@command
+def table1(study: Study) -> None:
+    """Images of each class in training and test, beside the paper's."""
+    tabulate(study, "table1")
+
+
+@command
+def table2a(study: Study) -> None:
+    """Abnormality: mass against calcification, benign against malignant, and both at once (MLMC)."""
+    tabulate(study, "table2a")
+
+
+@command
+def table2b(study: Study) -> None:
+    """Luminal against non-luminal: baseline, and transfer from MLMC."""
+    tabulate(study, "table2b")
+
+
+@app.command(name="phantom")
+def phantom_(
+    folder: Annotated[Path, typer.Argument(help="Where to write it.")],
+    size: Annotated[str, option("demo (900 breasts at 1/8 scale) or full (CMMD's numbers and size, 22 GB).")] = "demo",
+    seed: Annotated[int, option("Seed of the cohort. [0]", min=0)] = 0,
+    patients: Annotated[int | None, option("Only the first so many patients.", min=1)] = None,
+) -> None:
+    """Write the synthetic cohort: DICOM files and a sheet in CMMD's form."""
+    with explained(), bar("Synthetic cohort, images") as progress:
+        phantom.write(folder, size, seed, patients, jobs=os.cpu_count() or 1, progress=progress)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, where no training listens
+    app()

@@ -8,9 +8,12 @@ is what the .jpg files show.
 import csv
 import hashlib
 import io
+import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -20,8 +23,9 @@ import pydicom
 from joblib import Parallel, delayed
 from PIL import Image
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import apply_modality_lut, pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -30,9 +34,13 @@ from lumin.paper import Recipe
 
 QUALITY = 95  # UNSTATED: JPEG quality
 MAX_PIXELS = 2**26  # the largest mammography detectors have 2^25
-MAX_BYTES = 2**28  # of one file: MAX_PIXELS at 32 bit
+MAX_BYTES = 2**28  # of one file: twice MAX_PIXELS at 16 bit
+JP2 = b"\x00\x00\x00\x0cjP  "
+STRIP = 128  # rows worked on at a time, so that the temporary arrays stay in the cache
+BATCH = 8  # images a process takes at a time
 LISTED = 20  # errors shown at once
 ADVICE = "Fetch this file again, or take it out of the data folder."
+CONVERT = "Convert the file to Explicit VR Little Endian."
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 9.1, and at most 64 characters
 HEADER = "image,row,stored_sha256,sha256,top,left,height,width"
 
@@ -98,7 +106,12 @@ def _naming(path: Path) -> Iterator[None]:
         except Exception as error:
             # A broken file breaks pydicom's parser and decoders in ways without end (struct.error,
             # KeyError, RecursionError, NotImplementedError, ...): to the user all are one damaged file.
-            raise ImageError(f"{path}: damaged DICOM file ({type(error).__name__}: {str(error)[:200]}). {ADVICE}") from None
+            raise ImageError(f"{path}: damaged DICOM file ({_brief(error)}). {ADVICE}") from None
+
+
+def _brief(error: Exception) -> str:
+    """An error in one line of at most 200 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 # ---- stored values -------------------------------------------------------------------------------
@@ -107,21 +120,21 @@ def _naming(path: Path) -> Iterator[None]:
 def read_pixels(path: Path) -> tuple[np.ndarray, pydicom.Dataset]:
     """DICOM file -> (H, W) stored values in their own integer type, and the data set without them.
 
-    uint8, int8, uint16, int16, uint32 or int32, little endian: Bits Stored of Bits Allocated, sign
-    extended or masked (PS3.5 8.1.1). Uncompressed little endian is read here; what else pydicom can
-    decode, it decodes. Raises ImageError on anything that is not one whole monochrome frame; sizes
-    are compared with the file before anything of their size is allocated.
+    uint8, int8, uint16 or int16: Bits Stored of Bits Allocated, sign extended or masked (PS3.5
+    8.1.1). Uncompressed little endian is read here; what else pydicom can decode, it decodes.
+    Raises ImageError on anything that is not one whole monochrome frame; sizes are compared with
+    the pixel data before anything of their size is allocated.
     """
-    with _naming(path):
-        if (size := Path(path).stat().st_size) > MAX_BYTES:
+    with _naming(path), open(path, "rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
             raise ImageError(f"{size} bytes are too large for one mammogram. {ADVICE}")
-        # From memory, a length field that lies can not make the parser allocate more than the file holds.
-        data = Path(path).read_bytes()
-        header = pydicom.dcmread(io.BytesIO(_inflated(data)))
-        rows, columns, dtype, bits = _layout(header)
-        syntax = header.file_meta.get("TransferSyntaxUID")
+        syntax = read_file_meta_info(path).get("TransferSyntaxUID")
         if syntax is None:
             raise ImageError(f"no transfer syntax is named. {ADVICE}")
+        if syntax == DeflatedExplicitVRLittleEndian:  # dcmread would inflate it, to whatever size
+            raise ImageError(f"transfer syntax {syntax.name}. {CONVERT}")
+        header = pydicom.dcmread(file)
+        rows, columns, dtype, bits = _layout(header)
         if "PixelData" not in header:
             raise ImageError(f"the file has no pixel data: cut off, perhaps. {ADVICE}")
         if syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
@@ -134,14 +147,6 @@ def read_pixels(path: Path) -> tuple[np.ndarray, pydicom.Dataset]:
         if (unused := dtype.itemsize * 8 - bits) > 0:
             stored = (stored << unused) >> unused  # arithmetic in signed types, logical in unsigned
         return stored, header
-
-
-def _inflated(data: bytes) -> bytes:
-    """The file; refused where a deflated data set would make pydicom inflate it without a limit."""
-    # File meta elements come first and are never deflated (PS3.10 7.1)
-    if b"1.2.840.10008.1.2.1.99" in data[:4096]:
-        raise ImageError("deflated transfer syntax (1.2.840.10008.1.2.1.99). Convert it to Explicit VR Little Endian.")
-    return data
 
 
 def _layout(header: pydicom.Dataset) -> tuple[int, int, np.dtype, int]:
@@ -160,9 +165,9 @@ def _layout(header: pydicom.Dataset) -> tuple[int, int, np.dtype, int]:
         raise ImageError(f"{many}, where a mammogram has one. {ADVICE}")
     if (photometric := header.get("PhotometricInterpretation")) not in ("MONOCHROME1", "MONOCHROME2"):
         raise ImageError(f"PhotometricInterpretation {photometric} is not monochrome. {ADVICE}")
-    if not (0 < rows and 0 < columns and rows * columns <= MAX_PIXELS):
+    if min(rows, columns) < 1 or rows * columns > MAX_PIXELS:
         raise ImageError(f"{rows} x {columns} pixels can not be. {ADVICE}")
-    if allocated not in (8, 16, 32) or not 1 <= bits <= allocated or signed not in (0, 1):
+    if allocated not in (8, 16) or not 1 <= bits <= allocated or signed not in (0, 1):
         raise ImageError(f"{bits} of {allocated} bits (PixelRepresentation {signed}) can not be. {ADVICE}")
     if (high := number("HighBit", bits - 1)) != bits - 1:
         raise ImageError(f"HighBit {high} with BitsStored {bits} can not be. {ADVICE}")
@@ -180,12 +185,14 @@ def _native(header: pydicom.Dataset, rows: int, columns: int, dtype: np.dtype) -
 
 def _decoded(header: pydicom.Dataset, syntax: pydicom.uid.UID) -> np.ndarray:
     """Compressed or big endian -> (H, W) as pydicom decodes it, with the decoders that are installed."""
+    # A JP2 file header is not allowed around a JPEG 2000 frame (PS3.5 A.4.4), and a broken one makes
+    # pydicom 3.0's get_j2k_parameters loop for ever: a box of length 0 is never passed
+    if JP2 in header.PixelData:
+        raise ImageError(f"transfer syntax {syntax.name} (a JP2 file inside). {CONVERT}")
     try:
         return pixel_array(header, raw=True)
     except Exception as error:  # as many kinds as there are decoders
-        raise ImageError(
-            f"transfer syntax {syntax.name} ({str(error)[:200]}). Convert it to Explicit VR Little Endian."
-        ) from None
+        raise ImageError(f"transfer syntax {syntax.name} ({_brief(error)}). {CONVERT}") from None
 
 
 # ---- 8 bit ---------------------------------------------------------------------------------------
@@ -198,25 +205,23 @@ def to_8bit(stored: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
     (C.11.2.1.2.1) whatever VOILUTFunction says: CMMD's files say SIGMOID, which turns their black
     background grey. Without a window: the full range of Bits Stored. Rounded half to even.
     """
-    bits, signed = int(header.BitsStored), int(header.PixelRepresentation)
-    lowest = -(2 ** (bits - 1)) if signed else 0
-    if bits > 16:
-        return _displayed(stored, lowest, bits, header)
-    values = np.arange(lowest, lowest + 2**bits)
-    table = _displayed(values.astype(stored.dtype), lowest, bits, header)
-    if stored.dtype == np.uint8 and np.array_equal(table, values):
+    # A table over all bit patterns of the type, read through their unsigned view
+    patterns = np.arange(2 ** (8 * stored.itemsize), dtype=f"u{stored.itemsize}")
+    table = _displayed(patterns.view(stored.dtype), header)
+    if stored.dtype == np.uint8 and np.array_equal(table, patterns):
         return stored  # CMMD's 128/256 on 8 bits is the identity
-    # Negative values index from the end, so that no copy of the image need be shifted
-    return np.roll(table, lowest)[stored]
+    image, codes = np.empty(stored.shape, np.uint8), stored.view(patterns.dtype)
+    for top in range(0, len(image), STRIP):
+        np.take(table, codes[top : top + STRIP], out=image[top : top + STRIP])
+    return image
 
 
-def _displayed(values: np.ndarray, lowest: int, bits: int, header: pydicom.Dataset) -> np.ndarray:
+def _displayed(values: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
     """Stored values -> grey levels, uint8, as `to_8bit` says."""
     x = apply_modality_lut(values, header).astype(np.float64)
     centre, width = _first(header, "WindowCenter"), _first(header, "WindowWidth")
     if centre is None or width is None:
-        ends = np.array([lowest, lowest + 2**bits - 1]).astype(values.dtype)
-        low, high = np.sort(apply_modality_lut(ends, header).astype(np.float64))
+        low, high = np.sort(apply_modality_lut(_ends(header).astype(values.dtype), header).astype(np.float64))
         centre, width = (low + high + 1) / 2, high - low + 1
     if not (np.isfinite([centre, width]).all() and width >= 1 and np.isfinite(x).all()):
         raise ImageError(f"window {centre}/{width} can not be (PS3.3 C.11.2.1.2.1). {ADVICE}")
@@ -226,6 +231,13 @@ def _displayed(values: np.ndarray, lowest: int, bits: int, header: pydicom.Datas
     grey = np.rint(y).astype(np.uint8)
     # MONOCHROME1: low is white, so invert (PS3.3 C.7.6.3.1.2)
     return 255 - grey if header.PhotometricInterpretation == "MONOCHROME1" else grey
+
+
+def _ends(header: pydicom.Dataset) -> np.ndarray:
+    """The smallest and largest stored value that Bits Stored and the sign allow."""
+    bits = int(header.BitsStored)
+    lowest = -(2 ** (bits - 1)) if header.PixelRepresentation else 0
+    return np.array([lowest, lowest + 2**bits - 1])
 
 
 def _first(header: pydicom.Dataset, name: str) -> float | None:
@@ -244,18 +256,14 @@ def breast_box(image: np.ndarray) -> Box:
 
     The breast is the largest connected component (8-connectivity, in pixels) of the pixels above 0
     of the full-resolution image; of equally large ones the one that comes first, row by row. View
-    and skin markers beside the breast are other components. Raises ImageError on an all-black image.
+    and skin markers with black between them and the breast are other components and stay out; a
+    marker on the skin, without a black pixel between, is part of the breast. Raises ImageError on
+    an all-black image.
 
     Exact, and in time of the number of runs, not of pixels: a breast is about one run a row.
     """
-    rows, columns = image.shape
-    stride = columns + 1  # one column of background ends every row, so that no run goes on into the next
-    inside = np.zeros((rows, stride), bool)
-    np.greater(image, 0, out=inside[:, :-1])
-    inside = inside.ravel()
-    edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
-    if inside[0]:
-        edges = np.concatenate([[0], edges])
+    stride = image.shape[1] + 1
+    edges = _edges(image)
     start, stop = edges[0::2], edges[1::2]
     if not start.size:
         raise ImageError(f"the image is black all over. {ADVICE}")
@@ -270,6 +278,22 @@ def breast_box(image: np.ndarray) -> Box:
     row, left, right = start[breast] // stride, start[breast] % stride, stop[breast] % stride
     top, leftmost = int(row.min()), int(left.min())
     return Box(top, leftmost, int(row.max()) + 1 - top, int(right.max()) - leftmost)
+
+
+def _edges(image: np.ndarray) -> np.ndarray:
+    """(H, W) -> where its runs above 0 begin and, in turn, end, in the flattened (H, W + 1) image.
+
+    The extra column is background, so that no run goes on into the next row.
+    """
+    rows, columns = image.shape
+    stride = columns + 1
+    strip = np.zeros(min(STRIP, rows) * stride + 1, bool)  # and one pixel of background before all
+    edges = []
+    for top in range(0, rows, STRIP):
+        size = min(STRIP, rows - top) * stride
+        np.greater(image[top : top + STRIP], 0, out=strip[1 : size + 1].reshape(-1, stride)[:, :-1])
+        edges.append(np.flatnonzero(strip[1 : size + 1] != strip[:size]) + top * stride)
+    return np.concatenate(edges)
 
 
 # ---- the network's size --------------------------------------------------------------------------
@@ -327,8 +351,8 @@ def build_store(
 ) -> list[Row]:
     """N records -> out/images/<image>.jpg, out/images.npy (N, height, width) uint8, out/images.csv.
 
-    In the order of `mammograms`, over `jobs` processes; none holds more than one image.
-    `progress(done, total)` is called after each. Every unusable image is reported, in one
+    In the order of `mammograms`, over `jobs` processes, none of which holds more than a few images.
+    `progress(done, total)` counts them. All unusable images are reported together, in one
     ImageError; the store and the list that were there before then stay as they were.
     """
     _check_names([m.image for m in mammograms])
@@ -338,10 +362,13 @@ def build_store(
     shape = (len(mammograms), recipe.height, recipe.width)
     with record.atomic(out / "images.npy") as store:
         offset = np.lib.format.open_memmap(store, "w+", np.uint8, shape).offset
-        work = (delayed(_store)(m.image, m.path, row, out, store, offset, recipe) for row, m in enumerate(mammograms))
-        for done, result in enumerate(Parallel(n_jobs=jobs, return_as="generator")(work), 1):
-            (rows if isinstance(result, Row) else errors).append(result)
-            progress(done, len(mammograms))
+        items = [(row, m.image, m.path) for row, m in enumerate(mammograms)]
+        batches = (items[i : i + BATCH] for i in range(0, len(items), BATCH))
+        work = (delayed(_store)(batch, out, store, offset, recipe) for batch in batches)
+        for results in Parallel(n_jobs=jobs, batch_size=1, return_as="generator")(work):
+            for result in results:
+                (rows if isinstance(result, Row) else errors).append(result)
+                progress(len(rows) + len(errors), len(mammograms))
         if errors:
             more = f"\n... and {len(errors) - LISTED} more" if len(errors) > LISTED else ""
             raise ImageError(f"{len(errors)} of {len(mammograms)} images:\n" + "\n".join(errors[:LISTED]) + more)
@@ -354,29 +381,54 @@ def _check_names(images: Sequence[str]) -> None:
     """Refuse what must not become a file name: a tag like ../../x would write outside the outputs folder."""
     if not images:
         raise ImageError("No images. Check --data.")
-    bad = sorted({i for i in images if not UID.fullmatch(i) or len(i) > 64 or images.count(i) > 1})
+    times = Counter(images)
+    bad = sorted(i for i in times if not UID.fullmatch(i) or len(i) > 64 or times[i] > 1)
     if bad:
-        raise ImageError(f"SOPInstanceUIDs that are no UID or not unique: {', '.join(map(repr, bad[:LISTED]))}. {ADVICE}")
+        raise ImageError(
+            f"SOPInstanceUIDs that are no UID or not unique: {', '.join(map(repr, bad[:LISTED]))}. {ADVICE}"
+        )
 
 
-def _store(image: str, path: Path, row: int, out: Path, store: Path, offset: int, recipe: Recipe) -> Row | str:
-    """One mammogram -> its .jpg and its row of the store; returns its line, or what is wrong with it."""
-    try:
-        made = preprocess(path, recipe.height, recipe.width)
-    except ImageError as error:
-        return str(error)
-    record.write(out / "images" / f"{image}.jpg", made.jpeg)
+def _store(
+    batch: Sequence[tuple[int, str, Path]], out: Path, store: Path, offset: int, recipe: Recipe
+) -> list[Row | str]:
+    """A few mammograms (row, image, path) -> their .jpg files and rows of the store.
+
+    Returns the line of each, or what is wrong with it.
+    """
+    results: list[Row | str] = []
+    with ThreadPoolExecutor(2) as disk:  # waits for the disk while the next image is computed
+        writing = []
+        for row, image, path in batch:
+            try:
+                made = preprocess(path, recipe.height, recipe.width)
+            except ImageError as error:
+                results.append(str(error))
+                continue
+            place = offset + row * made.pixels.nbytes
+            writing.append(disk.submit(_save, made, out / "images" / f"{image}.jpg", store, place))
+            results.append(Row(image, row, made.stored_sha256, made.sha256, *made.box))
+    for written in writing:
+        written.result()  # raises what the writing raised
+    return results
+
+
+def _save(made: Prepared, jpeg: Path, store: Path, place: int) -> None:
+    """One mammogram -> its .jpg, and its pixels at `place` in the store."""
+    record.write(jpeg, made.jpeg)
     # Written, not mapped: on a full disk a write raises OSError, a mapped page kills the process
     with open(store, "rb+") as file:
-        file.seek(offset + row * made.pixels.nbytes)
+        file.seek(place)
         file.write(made.pixels)
-    return Row(image, row, made.stored_sha256, made.sha256, *made.box)
 
 
 def read_csv(path: Path) -> list[Row]:
     """images.csv -> its rows."""
     with open(path, newline="") as file:
-        return [Row(*(int(v) if Row.__annotations__[k] is int else v for k, v in line.items())) for line in csv.DictReader(file)]
+        return [
+            Row(*(int(v) if Row.__annotations__[k] is int else v for k, v in line.items()))
+            for line in csv.DictReader(file)
+        ]
 
 
 def groups(mammograms: Sequence[Mammogram], rows: Sequence[Row]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,7 +101,7 @@ class Classifier(ResNet):
 
     def maps(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, 512, H/32, W/32), the last convolutional stage."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(images.device.type, torch.bfloat16) if self.half else nullcontext():
             x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
             return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 

@@ -1,0 +1,283 @@
+"""Numbers -> Tables 1, 2a and 2b as Markdown beside the paper's, and as JSON. Rounds; computes nothing else."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple, Protocol
+
+from lumin import results
+from lumin.paper import ALPHA, FOLDS, TABLE1, TABLE2, classes
+from lumin.results import Comparison, Estimate, Scored
+from lumin.stats import holm
+
+LABELS = {
+    "calcification": "Calcification F1",
+    "mass": "Mass F1",
+    "benign": "Benign F1",
+    "malignant": "Malignant F1",
+    "non_luminal": "Non-luminal F1",
+    "luminal": "Luminal F1",
+}
+# Table: its groups, and the classifier said to be better.
+PARTS = {"table2a": (("findings", "pathology"), "mlmc"), "table2b": (("subtype",), "luminal-transfer")}
+NAMES = {
+    "mass-calc": "mass vs calcification",
+    "benign-malignant": "benign vs malignant",
+    "mlmc": "MLMC",
+    "luminal-baseline": "baseline",
+    "luminal-transfer": "transfer",
+}
+PARTITIONS = ("training and validation", "test")
+
+
+class Mammogram(Protocol):
+    """What Table 1 counts of an image (cohort.Mammogram has it)."""
+
+    image: str
+    patient: str
+    laterality: str
+    view: str
+    age: str
+    calcification: int
+    mass: int
+    malignant: int
+    luminal: int | None
+
+
+class Provenance(NamedTuple):
+    """What a table says of its run: title suffix, and footer lines."""
+
+    cohort: str  # "CMMD", or what it is instead
+    seed: int
+    split: str  # SHA-256 of split.csv
+    departures: Sequence[str]  # what the run left out of the paper's method
+
+
+class Document(NamedTuple):
+    """One table's two files."""
+
+    markdown: str
+    json: str
+
+
+# ---- pieces --------------------------------------------------------------------------------------
+
+
+def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Header and rows of text -> a Markdown table, first column to the left, the others to the right."""
+    lines = [list(header), [":--", *["--:"] * (len(header) - 1)], *map(list, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A figure as the paper prints it; "undefined" for nan."""
+    return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def p_value(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.4f}" if value >= ALPHA else f"{value:.1e}"
+
+
+def spread(estimate: Estimate) -> str:
+    """mean (SD over the folds)."""
+    return number(estimate.mean) + ("" if math.isnan(estimate.sd) else f" ({number(estimate.sd)})")
+
+
+def between(low: float, high: float) -> str:
+    return "undefined" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
+
+
+def published(task: str, cell: str) -> str:
+    """The paper's figure, or that it is not at hand."""
+    known = TABLE2.get((task, cell))
+    if known is None:
+        return "not at hand"
+    return number(known.mean, known.digits) + (f" ({number(known.sd, known.digits)})" if known.sd is not None else "")
+
+
+def label(cell: str) -> str:
+    return LABELS.get(cell) or ("AUC" if cell.startswith("auc") else "F1 score (macro)")
+
+
+def bold(texts: Sequence[str], values: Sequence[float]) -> list[str]:
+    """The text of the largest value in bold, as the paper does; none where two are equal."""
+    best = max((v for v in values if not math.isnan(v)), default=None)
+    return [f"**{t}**" if v == best and list(values).count(best) == 1 else t for t, v in zip(texts, values, strict=True)]
+
+
+def document(title: str, about: Provenance, sections: Iterable[str], data: object) -> Document:
+    """Title, sections and raw numbers -> Markdown with the footer, and JSON of six significant digits."""
+    suffix = "" if about.cohort == "CMMD" else f" ({about.cohort})"
+    footer = [
+        f"Cohort: {about.cohort}. Seed {about.seed}. SHA-256 of split.csv: `{about.split}`.",
+        "Left out of the paper's method: " + ("; ".join(about.departures) or "nothing") + ".",
+    ]
+    text = "\n\n".join([f"# {title}{suffix}", *sections, "---", "\n".join(f"{line}  " for line in footer)])
+    content = {"title": f"{title}{suffix}", **about._asdict(), **significant(data)}
+    return Document(text + "\n", json.dumps(content, indent=1) + "\n")
+
+
+def significant(data: object) -> object:
+    """Anything -> the same with every number at six significant digits, and nan as null."""
+    if isinstance(data, float):
+        return None if math.isnan(data) else float(f"{data:.6g}")
+    if isinstance(data, Mapping):
+        return {key: significant(value) for key, value in data.items()}
+    if isinstance(data, tuple) and hasattr(data, "_asdict"):
+        return significant(data._asdict())
+    return [significant(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+# ---- Table 1 -------------------------------------------------------------------------------------
+
+
+def table1(mammograms: Sequence[Mammogram], roles: dict[str, str], flow: dict[str, int], about: Provenance) -> Document:
+    """Records, roles and the inclusion flow -> Table 1, folds, and who is in which partition."""
+    counts = Counter((name, roles[m.patient]) for m in mammograms for name in ("All", *classes(m)))
+    folds = [f"fold{k}" for k in range(FOLDS)]
+    ours = {name: (sum(counts[name, fold] for fold in folds), counts[name, "test"]) for name in ("All", *TABLE1)}
+    paper = {"All": tuple(sum(TABLE1[name][i] for name in ("Benign", "Malignant")) for i in (0, 1)), **TABLE1}
+    rows = [
+        [name, *(str(n) for i in (0, 1) for n in (paper[name][i], ours[name][i])), *(str(counts[name, f]) for f in folds)]
+        for name in ("All", *TABLE1)
+    ]
+    header = ["images", *(f"{p}: {who}" for p in PARTITIONS for who in ("paper", "ours")), *folds]
+    same = sum(paper[name][i] == ours[name][i] for name in TABLE1 for i in (0, 1))
+    parts = [[m for m in mammograms if (roles[m.patient] == "test") == (p == "test")] for p in PARTITIONS]
+    sections = [
+        grid(header, rows),
+        f"{same} of the {2 * len(TABLE1)} class counts are the paper's. Luminal and non-luminal are the breasts with a subtype.",
+        "## Who is in which partition",
+        grid(["", *PARTITIONS], zip(*([name for name, _ in who(part)] if i < 0 else [v for _, v in who(part)] for i, part in [(-1, parts[0]), *enumerate(parts)]), strict=True)),
+        "## Flow of images",
+        grid(["", "number"], [[name, str(value)] for name, value in flow.items()]),
+    ]
+    data = {
+        "counts": {name: {"paper": paper[name], "ours": ours[name], "folds": [counts[name, f] for f in folds]} for name in ours},
+        "partitions": dict(zip(PARTITIONS, map(dict, map(who, parts)), strict=True)),
+        "flow": flow,
+    }
+    return document("Table 1. Images of each class", about, sections, data)
+
+
+def who(part: Sequence[Mammogram]) -> Iterator[tuple[str, str]]:
+    """Images of a partition -> what CLAIM asks for (item 36), by name."""
+    ages = [float(age) for age in {(m.patient, m.laterality): m.age for m in part}.values()]
+    yield "patients", str(len({m.patient for m in part}))
+    yield "breasts", str(len(ages))
+    yield "images", str(len(part))
+    yield "age in years, mean (SD), by breast", f"{mean(ages):.1f} ({stdev(ages):.1f})" if len(ages) > 1 else "undefined"
+    yield "age in years, range", f"{min(ages):g} to {max(ages):g}" if ages else "undefined"
+    for field, values in (("view", ("CC", "MLO")), ("laterality", ("L", "R"))):
+        counts = Counter(getattr(m, field) for m in part)
+        yield f"{field}: {', '.join(values)}", ", ".join(str(counts[value]) for value in values)
+
+
+# ---- Tables 2a and 2b ----------------------------------------------------------------------------
+
+
+def table2(name: str, out: Path, mammograms: Sequence[Mammogram], roles: dict[str, str], about: Provenance) -> Document:
+    """Name and predictions -> Table 2a or 2b, its variants, what no image is needed for, and the tests."""
+    groups, better = PARTS[name]
+    says = {g: {t: results.read(out, t, g, mammograms) for t in (results.TASK_OF[g], better)} for g in groups}
+    levels = {
+        "As in the paper: mean (SD) of five fold models, by image": lambda table: table,
+        "By breast: mean of CC and MLO": results.by_breast,
+        "Ensemble: mean of the five models, by image": results.ensemble,
+    }
+    sections, data = [], {}
+    for title, change in levels.items():
+        found = {g: {t: results.estimates(change(table), about.seed) for t, table in pair.items()} for g, pair in says.items()}
+        paper = title.startswith("As in")
+        sections += [f"## {title}", grid(header(paper), cells(found, better, paper))]
+        data[title] = {g: {t: summary(estimates) for t, estimates in pair.items()} for g, pair in found.items()}
+    sections.append(
+        "95 % intervals: the test patients resampled 2,000 times with replacement, all images of a patient together, "
+        "the trained models held fixed (percentile). They say how far another test set would move the figure; "
+        "the SD says how far another training fold does."
+    )
+    simple = {g: results.without_images(g, mammograms, roles) for g in groups}
+    sections += ["## Without an image", *without(simple, about.seed, data)]
+    sections += ["## At a probability of .5, mean of five models", operating(says)]
+    data["operating"] = {g: {t: results.operating(table) for t, table in pair.items()} for g, pair in says.items()}
+    claims = [c for g in groups for c in results.compare((better, results.TASK_OF[g]), says[g][better], says[g][results.TASK_OF[g]], about.seed)]
+    sections += ["## Is it better?", *significance(claims)]
+    data["claims"] = [{**claim._asdict(), "improved": claim.improved} for claim in claims]
+    title = {"table2a": "Table 2a. Abnormality classifiers", "table2b": "Table 2b. Luminal classifiers"}[name]
+    return document(title, about, sections, data)
+
+
+def header(paper: bool) -> list[str]:
+    middle = ["paper, {}", "ours, {}: mean (SD)", "95 % CI"] if paper else ["ours, {}", "95 % CI"]
+    return ["", *(text.format(side) for side in ("one task", "transfer or MLMC") for text in middle)]
+
+
+def cells(found: dict, better: str, paper: bool) -> Iterator[list[str]]:
+    """group -> task -> estimates: one row a cell, the better of the two classifiers in bold."""
+    for group, pair in found.items():
+        for cell in results.cell_names(group):
+            both = [pair[results.TASK_OF[group]][cell], pair[better][cell]]
+            ours = bold([spread(e) for e in both], [e.mean for e in both])
+            row = [label(cell)]
+            for task, estimate, text in zip((results.TASK_OF[group], better), both, ours, strict=True):
+                row += [published(task, cell)] * paper + [text, between(estimate.low, estimate.high)]
+            yield row
+
+
+def summary(estimates: dict[str, Estimate]) -> dict[str, dict]:
+    """Estimates -> what the JSON has of them."""
+    return {cell: {**e._asdict(), "mean": e.mean, "sd": e.sd} for cell, e in estimates.items()}
+
+
+def without(simple: dict[str, dict[str, Scored]], seed: int, data: dict) -> Iterator[str]:
+    """What needs no image -> one grid a group; its numbers are added to `data`."""
+    yield (
+        "Fitted on the same folds and judged on the same test set as the networks: a network that does not beat these rows "
+        "has learnt nothing from the pictures. In CMMD the prefix D2 is itself a sign of malignancy."
+    )
+    for group, rules in simple.items():
+        found = {name: results.estimates(table, seed) for name, table in rules.items()}
+        names = results.cell_names(group)
+        yield grid(["", *map(label, names)], [[rule, *(spread(e[cell]) for cell in names)] for rule, e in found.items()])
+        data.setdefault("without images", {})[group] = {rule: summary(e) for rule, e in found.items()}
+
+
+def operating(says: dict[str, dict[str, Scored]]) -> str:
+    """The measures beyond the paper's."""
+    rows = [
+        [NAMES[task], label(name).removesuffix(" F1"), *map(number, values.values())]
+        for pair in says.values()
+        for task, table in pair.items()
+        for name, values in results.operating(table).items()
+    ]
+    names = ["sensitivity", "specificity", "balanced accuracy", "average precision", "Brier score"]
+    return grid(["classifier", "class", *names], rows)
+
+
+def significance(claims: list[Comparison]) -> Iterator[str]:
+    """Claims -> the verdicts, then every test."""
+    judged = [next(t for t in claim.tests if t.name == "permutation").pvalue for claim in claims]
+    adjusted = holm(judged)
+    rows = []
+    for claim, p in zip(claims, adjusted, strict=True):
+        difference = mean(claim.differences)
+        verdict = "undefined" if math.isnan(p) else "not shown" if p >= 0.05 else "better" if difference > 0 else "worse"
+        rows.append([
+            f"{NAMES[claim.better]} against {NAMES[claim.other]}, {label(claim.cell)}",
+            f"{difference:+.4f}", between(claim.low, claim.high), f"{claim.improved} of {FOLDS}", p_value(p), verdict,
+        ])  # fmt: skip
+    yield grid(["claim", "difference", "95 % CI", "folds improved", "p, permutation, Holm", "verdict"], rows)
+    yield (
+        "Verdict: two-sided at 5 %, by swapping what the two classifiers say of a patient (19,999 draws), adjusted over "
+        "this table (Holm). The paper's \"p<0.0001\" names neither unit nor pairing; here are the tests it may mean, unadjusted."
+    )
+    tests = [
+        [f"{NAMES[claim.better]}, {label(claim.cell)}", t.name, t.unit, str(t.n), number(t.statistic), p_value(t.pvalue),
+         "yes" if t.pvalue < ALPHA else "no"]
+        for claim in claims
+        for t in claim.tests
+    ]  # fmt: skip
+    yield grid(["claim", "test", "unit", "n", "statistic", "p", "p < .0001"], tests)
