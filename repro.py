@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from joblib import Parallel, delayed
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lumin import cohort, phantom, preprocess, record, split, tables, tasks, train
+from lumin import cohort, jobs, network, phantom, preprocess, record, split, tables, tasks, train
 from lumin.paper import ASPECT, DEMO, FOLDS, IMAGES, PAPER, Recipe, seed
 
 # Raise a stage's number when its code changes meaning: what was made by the older code is then made again.
@@ -54,12 +52,20 @@ MACHINE = "The machine (part of the record: on one stack the same bytes)"
 class Options:
     """What every command takes. None: what the outputs folder was begun with, else the default."""
 
-    data: Annotated[Path | None, option("Folder with CMMD's DICOM files and its sheet. [data/CMMD, or $LUMIN_DATA]")] = None
+    data: Annotated[
+        Path | None, option("Folder with CMMD's DICOM files and its sheet. [data/CMMD, or $LUMIN_DATA]")
+    ] = None
     out: Annotated[Path | None, option("Outputs folder. [outputs, with --demo outputs/demo; or $LUMIN_OUT]")] = None
-    demo: Annotated[bool, option("Run on a synthetic cohort, made on the spot: small, no data needed.", "--demo")] = False
+    demo: Annotated[bool, option("Run on a synthetic cohort, made on the spot: small, no data needed.", "--demo")] = (
+        False
+    )
     sheet: Annotated[Path | None, option("The clinical sheet, where it is not in the data folder.")] = None
-    seed: Annotated[int | None, option("Seed of split, weights, order, augmentation (and demo cohort). [0]", min=0)] = None
-    weights: Annotated[str | None, option("Starting weights: imagenet, random or a file. [imagenet; demo: random]")] = None
+    seed: Annotated[int | None, option("Seed of split, weights, order, augmentation (and demo cohort). [0]", min=0)] = (
+        None
+    )
+    weights: Annotated[str | None, option("Starting weights: imagenet, random or a file. [imagenet; demo: random]")] = (
+        None
+    )
     epochs: Annotated[int | None, option("At most this many epochs. [100; demo: 10 and 12]", min=1)] = None
     overwrite: Annotated[bool, option("Replace an outputs folder of other settings.", "--overwrite")] = False
     device: Annotated[str | None, option("auto, cpu, cuda or cuda:1. [auto]", panel=MACHINE)] = None
@@ -78,7 +84,10 @@ def command(verb: Callable) -> Callable:
             verb(Study.open(Options(**common)), **given)
 
     own = list(inspect.signature(verb).parameters.values())[1:]
-    shared = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type) for f in fields(Options)]
+    shared = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+        for f in fields(Options)
+    ]
     wrapped.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared)
     return app.command(name=verb.__name__.rstrip("_"))(wrapped)
 
@@ -88,16 +97,18 @@ def explained() -> Iterator[None]:
     """One message and an exit code for every error a user can cause."""
     try:
         yield
-    except (record.RecordError, phantom.PhantomError, train.TrainingError) as error:
+    except (record.RecordError, phantom.PhantomError, network.NetworkError, train.TrainingError) as error:
         fail(USAGE, error)
     except cohort.CohortError as error:
         fail(DATA, "\n".join([str(error), *(f"  {where}: {what}" for where, what in error.problems)]))
     except (preprocess.ImageError, split.SplitError) as error:
         fail(DATA, error)
     except (train.Interrupted, KeyboardInterrupt) as error:
-        fail(INTERRUPTED, f"Interrupted{f' in {error}' if str(error) else ''}. What is done is saved; type the same command to go on.")
+        where = f" in {error}" if str(error) else ""
+        fail(INTERRUPTED, f"Interrupted{where}. What is done is saved; type the same command to go on.")
     except OSError as error:
-        fail(DATA, f"{error.filename or 'A file'}: {error.strerror}. Nothing that was finished is lost; type the same command to go on.")
+        what = f"{error.filename or 'A file'}: {error.strerror}"
+        fail(DATA, f"{what}. Nothing finished is lost; mend it and type the same command to go on.")
 
 
 def fail(code: int, message: object) -> None:
@@ -119,7 +130,7 @@ class Study:
     seed: int
     recipe: Recipe
     start: Path | None
-    stack: train.Stack
+    stack: network.Stack
     jobs: int
     overwrite: bool
 
@@ -140,7 +151,7 @@ class Study:
         chosen = {"seed": 0, "device": "auto", "precision": "auto", "threads": 1 if demo else None}
         chosen |= asdict(DEMO if demo else PAPER) | begun | asked
         recipe = Recipe(**{f.name: chosen[f.name] for f in fields(Recipe)})
-        stack = train.choose(chosen["device"], chosen["precision"], chosen["threads"])
+        stack = network.choose(chosen["device"], chosen["precision"], chosen["threads"])
         jobs = given.jobs or (os.cpu_count() if demo and stack.device == "cpu" else 1)
         data = given.data or (out / "phantom" if demo else Path(os.environ.get("LUMIN_DATA", "data/CMMD")))
         study = cls(data, out, given.sheet, demo, chosen["seed"], recipe, start, stack, jobs, given.overwrite)
@@ -156,7 +167,11 @@ class Study:
     @property
     def settings(self) -> dict:
         """What one outputs folder holds one value of."""
-        machine = {"device": self.stack.device.split(":")[0], "precision": self.stack.precision, "threads": self.stack.threads}
+        machine = {
+            "device": self.stack.device.split(":")[0],
+            "precision": self.stack.precision,
+            "threads": self.stack.threads,
+        }
         return {"demo": self.demo, "seed": self.seed, **asdict(self.recipe), **machine}
 
     def hashes(self, *names: str) -> dict[str, str]:
@@ -172,7 +187,9 @@ def say(text: str) -> None:
 def bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar as a function of (done, total); without a terminal, one line at the end."""
     started = time.perf_counter()
-    with Progress(TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
+    with Progress(
+        TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True
+    ) as progress:
         line = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(line, completed=done, total=total)
     say(f"{title}: {progress.tasks[0].completed:.0f} in {time.perf_counter() - started:.0f} s")
@@ -204,7 +221,13 @@ def prepare(study: Study) -> None:
     record.write(study.out / "cohort.csv", cohort.cohort_csv(found.mammograms, groups))
     record.write(study.out / "flow.json", json.dumps(found.flow, indent=1) + "\n")
     record.write(sources, cohort.sources_csv(found.mammograms, study.data, listing))
-    files = ["cohort.csv", "flow.json", "images.csv", "images.npy", *(f"images/{m.image}.jpg" for m in found.mammograms)]
+    files = [
+        "cohort.csv",
+        "flow.json",
+        "images.csv",
+        "images.npy",
+        *(f"images/{m.image}.jpg" for m in found.mammograms),
+    ]
     record.commit(study.out, "prepare", files, inputs, {"pillow": version("pillow")})
     record.commit(study.out, "sources", ["sources.csv"], {}, {}, part="unverified")
     say(f"{', '.join(f'{name} {count}' for name, count in found.flow.items())}.")
@@ -229,14 +252,21 @@ def plan(study: Study, count: int) -> None:
     """Say how large the image store will be, and refuse where it cannot fit."""
     store = count * study.recipe.height * study.recipe.width
     free = shutil.disk_usage(study.out).free
-    say(f"{count} images -> {study.recipe.height} x {study.recipe.width}: {store * 1.4 / 1e9:.2f} GB, {free / 1e9:.0f} GB free.")
+    size = f"{study.recipe.height} x {study.recipe.width}"
+    say(f"{count} images -> {size}: {store * 1.4 / 1e9:.2f} GB, {free / 1e9:.0f} GB free.")
     if free < store * 1.4:
-        raise record.RecordError(f"The disk of {study.out} is too small. Free {store * 1.4 / 1e9:.1f} GB, or name another --out.")
+        raise record.RecordError(
+            f"The disk of {study.out} is too small. Free {store * 1.4 / 1e9:.1f} GB, or name another --out."
+        )
 
 
 def divide(study: Study) -> None:
     """cohort.csv -> split.csv, seeds.csv."""
-    inputs = study.hashes("cohort.csv") | {"seed": study.seed, "test": study.recipe.test_share, "version": VERSIONS["split"]}
+    inputs = study.hashes("cohort.csv") | {
+        "seed": study.seed,
+        "test": study.recipe.test_share,
+        "version": VERSIONS["split"],
+    }
     if not record.stale(study.out, "split", inputs):
         return
     mammograms, groups = cohort.read_csv(study.out / "cohort.csv")
@@ -250,9 +280,9 @@ def divide(study: Study) -> None:
 
 def trainings(study: Study, wanted: Sequence[tuple[tasks.Task, int]]) -> list[train.Training]:
     """(task, fold) pairs -> what to train for them, MLMC folds that a transfer starts from included, longest first."""
-    mammograms, groups = cohort.read_csv(study.out / "cohort.csv")
+    mammograms, _ = cohort.read_csv(study.out / "cohort.csv")
     roles = split.read_csv(study.out / "split.csv")
-    start = study.start or (train.imagenet() if study.recipe.weights == "imagenet" else None)
+    start = study.start or (network.imagenet() if study.recipe.weights == "imagenet" else None)
     upstream = [(tasks.BY_NAME[task.init], fold) for task, fold in wanted if task.init in tasks.BY_NAME]
     inputs = study.hashes("cohort.csv", "images.csv", "split.csv")
     made = []
@@ -275,7 +305,9 @@ def trainings(study: Study, wanted: Sequence[tuple[tasks.Task, int]]) -> list[tr
                 validation=select(f"fold{fold}"),
                 test=select("test"),
                 columns=[f"{m.image},{m.patient},{m.laterality},{m.view},{roles[m.patient]}" for m in mammograms],
-                start=study.out / f"weights/{task.init}/fold{fold}.safetensors" if task.init in tasks.BY_NAME else start,
+                start=study.out / f"weights/{task.init}/fold{fold}.safetensors"
+                if task.init in tasks.BY_NAME
+                else start,
                 inputs=inputs | {"settings": settings, "version": VERSIONS["train"]},
             )
         )
@@ -283,93 +315,50 @@ def trainings(study: Study, wanted: Sequence[tuple[tasks.Task, int]]) -> list[tr
 
 
 def learn(study: Study, wanted: Sequence[tuple[tasks.Task, int]]) -> None:
-    """Train what is lacking of `wanted` as independent jobs; a transfer follows its MLMC fold in one."""
+    """Train what is lacking of `wanted`."""
     todo = [training for training in trainings(study, wanted) if training.stale()]
     if not todo:
         return say("Trainings: up to date.")
-    chains: dict[tuple[str, int], list[train.Training]] = {}
-    for training in todo:
-        root = training.task.init if training.task.init in tasks.BY_NAME else training.task.name
-        chains.setdefault((root, training.fold), []).append(training)
-    jobs = sorted(chains.values(), key=lambda chain: -sum(t.epochs * len(t.train) for t in chain))
     announce(study, todo)
-    log, stop = study.out / ".progress", study.out / ".stop"
-    log.write_text("")
-    stop.unlink(missing_ok=True)
-    with stopping(stop), following(log, todo):
-        work = (delayed(train.run_chain)(chain, log, stop) for chain in jobs)
-        costs = Parallel(n_jobs=min(study.jobs, len(jobs)), batch_size=1, pre_dispatch="all")(work)
-    log.unlink()
-    note(study, {stage: cost for job in costs for stage, cost in job.items()})
-    if stop.exists():
-        stop.unlink()
-        raise train.Interrupted(", ".join(t.stage for t in todo if t.checkpoint.exists()))
+    with epochs(todo) as show:
+        costs = jobs.run(study.out, todo, study.jobs, show)
+    note(study, costs)
 
 
 def announce(study: Study, todo: Sequence[train.Training]) -> None:
     """Say what is about to be computed, how large it is and how long it may take."""
-    parameters, flops = train.size(study.recipe.height, study.recipe.width)
+    parameters, flops = network.size(study.recipe.height, study.recipe.width)
     images = sum(t.epochs * (len(t.train) + len(t.validation) / 3) for t in todo)
-    hours = images * 3 * flops / train.speed(study.stack) / study.jobs / 3600
+    hours = images * 3 * flops / network.speed(study.stack) / study.jobs / 3600
     say(
         f"ResNet-18 at {study.recipe.height} x {study.recipe.width}: {parameters / 1e6:.1f} million parameters, "
-        f"{flops / 1e9:.2f} GFLOP an image (one way).\n{len(todo)} trainings on {study.stack.device} in {study.stack.precision}, "
-        f"{study.jobs} at once: {images / 1e3:.0f} thousand image passes at most, about "
+        f"{flops / 1e9:.2f} GFLOP an image (one way).\n{len(todo)} trainings on {study.stack.device} in "
+        f"{study.stack.precision}, {study.jobs} at once: {images / 1e3:.0f} thousand image passes at most, about "
         + (f"{hours:.1f} hours." if hours > 2 else f"{hours * 60:.0f} minutes.")
     )
 
 
 @contextmanager
-def stopping(stop: Path) -> Iterator[None]:
-    """SIGINT and SIGTERM create the file `stop`, at which trainings save and end; a second one kills."""
-
-    def ask(number: int, _: object) -> None:
-        stop.touch()
-        signal.signal(number, signal.SIG_DFL)
-        say("Stopping after the running steps; once more to stop at once.")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def following(log: Path, todo: Sequence[train.Training]) -> Iterator[None]:
-    """Show the lines that trainings write to `log`: bars on a terminal, else a line an epoch."""
-    done = threading.Event()
+def epochs(todo: Sequence[train.Training]) -> Iterator[Callable[[dict], None]]:
+    """A bar a training as a function of its epochs' lines; without a terminal, a line an epoch."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[last]}"))
+    total = {t.stage: t.epochs for t in todo}
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bars: dict[str, int] = {}
 
-    def follow() -> None:
-        with open(log) as file, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            bars: dict[str, int] = {}
-            total = {t.stage: t.epochs for t in todo}
-            finished = False
-            while not finished:
-                finished = done.wait(0.3)
-                for entry in map(json.loads, file):
-                    stage, text = entry["stage"].removeprefix("train/"), epoch_line(entry)
-                    if not console.is_terminal:
-                        say(f"{stage} epoch {entry['epoch']}: {text}")
-                        continue
-                    if stage not in bars:
-                        bars[stage] = progress.add_task(stage, total=total[entry["stage"]], last="")
-                    progress.update(bars[stage], completed=entry["epoch"], last=text)
+        def show(line: dict) -> None:
+            stage, best = line["stage"], " best" if line["best"] else ""
+            text = (
+                f"loss {line['train_loss']:.4f}, validation {line['val_loss']:.4f}{best}, "
+                f"{line['images_per_second']:.0f} images/s"
+            )
+            if not console.is_terminal:
+                return say(f"{stage.removeprefix('train/')} epoch {line['epoch']}: {text}")
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage.removeprefix("train/"), total=total[stage], last="")
+            progress.update(bars[stage], completed=line["epoch"], last=text)
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def epoch_line(entry: dict) -> str:
-    best = " best" if entry["best"] else ""
-    return f"loss {entry['train_loss']:.4f}, validation {entry['val_loss']:.4f}{best}, {entry['images_per_second']:.0f} images/s"
+        yield show
 
 
 def note(study: Study, costs: dict[str, dict]) -> None:
@@ -415,7 +404,9 @@ def tabulate(study: Study, name: str) -> None:
         made = make_table(study, name)
         for file, text in zip(files, made, strict=True):
             record.write(study.out / file, text)
-        record.commit(study.out, name, files, inputs, {"scikit-learn": version("scikit-learn"), "scipy": version("scipy")})
+        record.commit(
+            study.out, name, files, inputs, {"scikit-learn": version("scikit-learn"), "scipy": version("scipy")}
+        )
     console.print(Markdown((study.out / files[0]).read_text()))
 
 

@@ -6,15 +6,19 @@ The map of the house. Data flows downwards; a module imports only what is named 
     stats       F1, AUC, intervals, tests; arrays in, numbers out        <- nothing
     record      atomic writes, hashes, the manifest                      <- nothing
     cohort      clinical sheet + DICOM headers -> Mammogram records      <- paper
-    phantom     the synthetic cohort, written as CMMD would be           <- paper
+    anatomy     pictures of synthetic breasts, in millimetres            <- paper
+    phantom     the synthetic cohort, written as CMMD would be           <- paper, anatomy
     fetch       CMMD and the clinical sheet, downloaded and verified     <- record
     preprocess  DICOM pixels -> 8-bit breast crops; the image store      <- paper, record
     split       patients -> test set and five folds                      <- paper
     audit       the published numbers, re-derived from each other        <- paper, stats
     tasks       Task and the five rows that are the paper                <- paper
     augment     the four augmentations, batched, keyed per sample        <- paper
-    train       ResNet-18, fit(), predict()                              <- tasks, augment, record
-    tables      predictions -> the paper's tables                        <- paper, tasks, stats
+    network     ResNet-18, its weights, the machine it computes on       <- paper, tasks
+    train       fit(), predict(): one fold of one task                   <- paper, tasks, augment, network, record
+    jobs        many trainings at once, followed and stopped             <- tasks, record, train
+    results     predictions -> cells, intervals, tests                   <- paper, tasks, stats
+    tables      results -> the paper's tables as Markdown and JSON       <- paper, stats, results
 
 repro.py, the command line, is the only place where they meet.
 """

@@ -240,8 +240,8 @@ class Chain:
     table: Tensor | None = None  # None: as it is
 
 
-def moved(images: Tensor, operation: str, magnitude: float) -> Tensor | None:
-    """(n, H, W) -> the same after a geometric operation or sharpening; None if the operation is neither."""
+def moved(images: Tensor, operation: str, magnitude: float) -> Tensor:
+    """(n, H, W) -> the same after one of the MOVING operations."""
     height, width = images.shape[1:]
     match operation:
         case "ShearX":  # about the top left corner
@@ -257,10 +257,11 @@ def moved(images: Tensor, operation: str, magnitude: float) -> Tensor | None:
             return shifted(images, int(magnitude), 0)
         case "Sharpness":
             return sharpened(images, 1 + magnitude)
+    raise ValueError(operation)
 
 
 def regraded(tables: Tensor, counts: Tensor | None, operation: str, magnitude: float) -> Tensor:
-    """(n, 256) tables and the counts before them -> the tables with one more operation."""
+    """(n, 256) tables and the counts before them -> the tables with one more operation, which moves nothing."""
     match operation:
         case "Posterize":
             return tv.posterize(tables, int(magnitude))
@@ -353,9 +354,8 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
     mixed = [i for i, chains in enumerate(draws.chains) if chains]
     if mixed:
         originals = torch.stack([pictures[i] for i in mixed])
-        for i, picture in zip(
-            mixed, augmix(originals, [draws.chains[i] for i in mixed], draws.weights[mixed]), strict=True
-        ):
+        blends = augmix(originals, [draws.chains[i] for i in mixed], draws.weights[mixed])
+        for i, picture in zip(mixed, blends, strict=True):
             pictures[i] = picture
     flat = np.flatnonzero(draws.equalize).tolist()
     if flat:

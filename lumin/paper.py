@@ -35,7 +35,6 @@ TABLE1 = {
 }
 
 
-
 class Published(NamedTuple):
     """A cell of Table 2 as far as it is known here; `digits` is how many of its decimals are."""
 
@@ -65,7 +64,9 @@ def classes(mammogram: object) -> tuple[str, ...]:
     Reads the attributes malignant, calcification, mass (0 or 1) and luminal (0, 1 or None).
     """
     pathology = "Malignant" if mammogram.malignant else "Benign"
-    abnormality = "Both" if mammogram.calcification and mammogram.mass else "Mass" if mammogram.mass else "Calcification"
+    abnormality = (
+        "Both" if mammogram.calcification and mammogram.mass else "Mass" if mammogram.mass else "Calcification"
+    )
     subtype = () if mammogram.luminal is None else ("Luminal",) if mammogram.luminal else ("Non-luminal",)
     return pathology, abnormality, *subtype
 

@@ -5,10 +5,8 @@ Stored values -> modality rescale -> linear window -> 8 bit -> the breast's boun
 is what the .jpg files show.
 """
 
-import csv
 import hashlib
 import io
-import os
 import re
 import warnings
 from collections import Counter
@@ -22,7 +20,6 @@ import numpy as np
 import pydicom
 from joblib import Parallel, delayed
 from PIL import Image
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import apply_modality_lut, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -34,15 +31,16 @@ from lumin.paper import Recipe
 
 QUALITY = 95  # UNSTATED: JPEG quality
 MAX_PIXELS = 2**26  # the largest mammography detectors have 2^25
-MAX_BYTES = 2**28  # of one file: twice MAX_PIXELS at 16 bit
-JP2 = b"\x00\x00\x00\x0cjP  "
 STRIP = 128  # rows worked on at a time, so that the temporary arrays stay in the cache
 BATCH = 8  # images a process takes at a time
 LISTED = 20  # errors shown at once
 ADVICE = "Fetch this file again, or take it out of the data folder."
 CONVERT = "Convert the file to Explicit VR Little Endian."
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 9.1, and at most 64 characters
-HEADER = "image,row,stored_sha256,sha256,top,left,height,width"
+REQUIRED = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
+
+
+Box = tuple[int, int, int, int]  # top, left, height, width of a crop, in DICOM pixels
 
 
 class ImageError(ValueError):
@@ -55,15 +53,6 @@ class Mammogram(Protocol):
     image: str  # SOPInstanceUID
     patient: str
     path: Path
-
-
-class Box(NamedTuple):
-    """A crop in DICOM pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 class Prepared(NamedTuple):
@@ -95,13 +84,14 @@ def _naming(path: Path) -> Iterator[None]:
     with warnings.catch_warnings():
         # pydicom warns of odd but harmless values once per value and process: noise among 3,744 files
         warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # a frame far larger than its header says
         try:
             yield
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from None
         except OSError as error:
             raise ImageError(f"{path}: cannot be read ({error.strerror or error}). {ADVICE}") from None
-        except InvalidDicomError:
+        except pydicom.errors.InvalidDicomError:
             raise ImageError(f"{path}: this is not a DICOM file. {ADVICE}") from None
         except Exception as error:
             # A broken file breaks pydicom's parser and decoders in ways without end (struct.error,
@@ -125,52 +115,38 @@ def read_pixels(path: Path) -> tuple[np.ndarray, pydicom.Dataset]:
     Raises ImageError on anything that is not one whole monochrome frame; sizes are compared with
     the pixel data before anything of their size is allocated.
     """
-    with _naming(path), open(path, "rb") as file:
-        if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+    with _naming(path):
+        if (size := Path(path).stat().st_size) > 4 * MAX_PIXELS:
             raise ImageError(f"{size} bytes are too large for one mammogram. {ADVICE}")
         syntax = read_file_meta_info(path).get("TransferSyntaxUID")
-        if syntax is None:
-            raise ImageError(f"no transfer syntax is named. {ADVICE}")
-        if syntax == DeflatedExplicitVRLittleEndian:  # dcmread would inflate it, to whatever size
-            raise ImageError(f"transfer syntax {syntax.name}. {CONVERT}")
-        header = pydicom.dcmread(file)
+        if syntax in (None, DeflatedExplicitVRLittleEndian):  # dcmread would inflate it, to whatever size
+            raise ImageError(f"transfer syntax {syntax and syntax.name}. {CONVERT}")
+        header = pydicom.dcmread(path)
         rows, columns, dtype, bits = _layout(header)
         if "PixelData" not in header:
             raise ImageError(f"the file has no pixel data: cut off, perhaps. {ADVICE}")
         if syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
             stored = _native(header, rows, columns, dtype)
         else:
-            stored = _decoded(header, syntax).astype(dtype, copy=False)
-        if stored.shape != (rows, columns):
-            raise ImageError(f"{stored.shape} pixels, not the {rows} x {columns} of the header. {ADVICE}")
+            stored = _decoded(header, syntax).astype(dtype, copy=False).reshape(rows, columns)
         del header.PixelData
-        if (unused := dtype.itemsize * 8 - bits) > 0:
-            stored = (stored << unused) >> unused  # arithmetic in signed types, logical in unsigned
-        return stored, header
+        unused = dtype.itemsize * 8 - bits
+        return (stored << unused) >> unused if unused else stored, header  # the sign is extended, if there is one
 
 
 def _layout(header: pydicom.Dataset) -> tuple[int, int, np.dtype, int]:
     """Header -> rows, columns, type of a stored value, Bits Stored; PS3.3 C.7.6.3.1."""
-
-    def number(name: str, default: int | None = None) -> int:
-        value = header.get(name)
-        if value is None and default is None:
-            raise ImageError(f"{name} is missing. {ADVICE}")
-        return default if value is None else int(value)
-
-    rows, columns = number("Rows"), number("Columns")
-    allocated, bits, signed = number("BitsAllocated"), number("BitsStored"), number("PixelRepresentation")
-    if (samples := number("SamplesPerPixel")) != 1 or (frames := number("NumberOfFrames", 1)) != 1:
-        many = f"{samples} samples a pixel" if samples != 1 else f"{frames} frames"
-        raise ImageError(f"{many}, where a mammogram has one. {ADVICE}")
-    if (photometric := header.get("PhotometricInterpretation")) not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ImageError(f"PhotometricInterpretation {photometric} is not monochrome. {ADVICE}")
+    if missing := [name for name in REQUIRED if header.get(name) is None]:
+        raise ImageError(f"{', '.join(missing)} missing. {ADVICE}")
+    rows, columns, samples, allocated, bits, signed = (int(header[name].value) for name in REQUIRED)
+    frames, high = int(header.get("NumberOfFrames") or 1), int(header.get("HighBit", bits - 1))
+    photometric = header.get("PhotometricInterpretation")
+    if not (samples == frames == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")):
+        raise ImageError(f"{samples} samples a pixel, {frames} frames, {photometric}: not one grey image. {ADVICE}")
     if min(rows, columns) < 1 or rows * columns > MAX_PIXELS:
         raise ImageError(f"{rows} x {columns} pixels can not be. {ADVICE}")
-    if allocated not in (8, 16) or not 1 <= bits <= allocated or signed not in (0, 1):
-        raise ImageError(f"{bits} of {allocated} bits (PixelRepresentation {signed}) can not be. {ADVICE}")
-    if (high := number("HighBit", bits - 1)) != bits - 1:
-        raise ImageError(f"HighBit {high} with BitsStored {bits} can not be. {ADVICE}")
+    if not (allocated in (8, 16) and 1 <= bits <= allocated and high == bits - 1 and signed in (0, 1)):
+        raise ImageError(f"{bits} of {allocated} bits, HighBit {high}, sign {signed} can not be. {ADVICE}")
     return rows, columns, np.dtype(f"<{'ui'[signed]}{allocated // 8}"), bits
 
 
@@ -187,7 +163,7 @@ def _decoded(header: pydicom.Dataset, syntax: pydicom.uid.UID) -> np.ndarray:
     """Compressed or big endian -> (H, W) as pydicom decodes it, with the decoders that are installed."""
     # A JP2 file header is not allowed around a JPEG 2000 frame (PS3.5 A.4.4), and a broken one makes
     # pydicom 3.0's get_j2k_parameters loop for ever: a box of length 0 is never passed
-    if JP2 in header.PixelData:
+    if b"\x00\x00\x00\x0cjP  " in header.PixelData:
         raise ImageError(f"transfer syntax {syntax.name} (a JP2 file inside). {CONVERT}")
     try:
         return pixel_array(header, raw=True)
@@ -219,9 +195,14 @@ def to_8bit(stored: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
 def _displayed(values: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
     """Stored values -> grey levels, uint8, as `to_8bit` says."""
     x = apply_modality_lut(values, header).astype(np.float64)
-    centre, width = _first(header, "WindowCenter"), _first(header, "WindowWidth")
-    if centre is None or width is None:
-        low, high = np.sort(apply_modality_lut(_ends(header).astype(values.dtype), header).astype(np.float64))
+    window = header.get("WindowCenter"), header.get("WindowWidth")
+    if None not in window and "" not in window:
+        # Several values are as many ways of looking (C.11.2.1.2); the first counts
+        centre, width = (float(np.atleast_1d(value)[0]) for value in window)
+    else:
+        lowest = -(2 ** (header.BitsStored - 1)) if header.PixelRepresentation else 0
+        ends = np.array([lowest, lowest + 2**header.BitsStored - 1], values.dtype)
+        low, high = np.sort(apply_modality_lut(ends, header).astype(np.float64))
         centre, width = (low + high + 1) / 2, high - low + 1
     if not (np.isfinite([centre, width]).all() and width >= 1 and np.isfinite(x).all()):
         raise ImageError(f"window {centre}/{width} can not be (PS3.3 C.11.2.1.2.1). {ADVICE}")
@@ -231,21 +212,6 @@ def _displayed(values: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
     grey = np.rint(y).astype(np.uint8)
     # MONOCHROME1: low is white, so invert (PS3.3 C.7.6.3.1.2)
     return 255 - grey if header.PhotometricInterpretation == "MONOCHROME1" else grey
-
-
-def _ends(header: pydicom.Dataset) -> np.ndarray:
-    """The smallest and largest stored value that Bits Stored and the sign allow."""
-    bits = int(header.BitsStored)
-    lowest = -(2 ** (bits - 1)) if header.PixelRepresentation else 0
-    return np.array([lowest, lowest + 2**bits - 1])
-
-
-def _first(header: pydicom.Dataset, name: str) -> float | None:
-    """A window may have several values, one for each way of looking (PS3.3 C.11.2.1.2); the first counts."""
-    value = header.get(name)
-    if isinstance(value, pydicom.multival.MultiValue):
-        value = value[0] if value else None
-    return None if value in (None, "") else float(value)
 
 
 # ---- the breast ----------------------------------------------------------------------------------
@@ -277,7 +243,7 @@ def breast_box(image: np.ndarray) -> Box:
     breast = component == np.argmax(np.bincount(component, stop - start))
     row, left, right = start[breast] // stride, start[breast] % stride, stop[breast] % stride
     top, leftmost = int(row.min()), int(left.min())
-    return Box(top, leftmost, int(row.max()) + 1 - top, int(right.max()) - leftmost)
+    return top, leftmost, int(row.max()) + 1 - top, int(right.max()) - leftmost
 
 
 def _edges(image: np.ndarray) -> np.ndarray:
@@ -336,8 +302,8 @@ def preprocess(path: Path, height: int, width: int) -> Prepared:
     stored, header = read_pixels(path)
     with _naming(path):
         image = to_8bit(stored, header)
-        box = breast_box(image)
-    crop = image[box.top : box.top + box.height, box.left : box.left + box.width]
+        top, left, rows, columns = box = breast_box(image)
+    crop = image[top : top + rows, left : left + columns]
     jpeg = encode(resize(crop, height, width))
     pixels = decode(jpeg)
     return Prepared(jpeg, pixels, hash_of(stored), hashlib.sha256(pixels).hexdigest(), box)
@@ -358,8 +324,7 @@ def build_store(
     _check_names([m.image for m in mammograms])
     for part in [*out.glob(".images.*.part"), *(out / "images").glob(".*.part")]:
         part.unlink()  # left by a run that was killed
-    rows, errors = [], []
-    shape = (len(mammograms), recipe.height, recipe.width)
+    rows, errors, shape = [], [], (len(mammograms), recipe.height, recipe.width)
     with record.atomic(out / "images.npy") as store:
         offset = np.lib.format.open_memmap(store, "w+", np.uint8, shape).offset
         items = [(row, m.image, m.path) for row, m in enumerate(mammograms)]
@@ -372,7 +337,7 @@ def build_store(
         if errors:
             more = f"\n... and {len(errors) - LISTED} more" if len(errors) > LISTED else ""
             raise ImageError(f"{len(errors)} of {len(mammograms)} images:\n" + "\n".join(errors[:LISTED]) + more)
-    lines = [HEADER, *(",".join(map(str, row)) for row in rows)]
+    lines = [",".join(map(str, line)) for line in [Row._fields, *rows]]
     record.write(out / "images.csv", "\n".join(lines) + "\n")
     return rows
 
@@ -381,32 +346,25 @@ def _check_names(images: Sequence[str]) -> None:
     """Refuse what must not become a file name: a tag like ../../x would write outside the outputs folder."""
     if not images:
         raise ImageError("No images. Check --data.")
-    times = Counter(images)
-    bad = sorted(i for i in times if not UID.fullmatch(i) or len(i) > 64 or times[i] > 1)
-    if bad:
-        raise ImageError(
-            f"SOPInstanceUIDs that are no UID or not unique: {', '.join(map(repr, bad[:LISTED]))}. {ADVICE}"
-        )
+    if bad := [i for i, times in Counter(images).items() if times > 1 or len(i) > 64 or not UID.fullmatch(i)]:
+        raise ImageError(f"Not a UID, or not unique: SOPInstanceUID {', '.join(map(repr, bad[:LISTED]))}. {ADVICE}")
 
 
-def _store(
-    batch: Sequence[tuple[int, str, Path]], out: Path, store: Path, offset: int, recipe: Recipe
-) -> list[Row | str]:
+def _store(batch: list[tuple[int, str, Path]], out: Path, store: Path, offset: int, recipe: Recipe) -> list[Row | str]:
     """A few mammograms (row, image, path) -> their .jpg files and rows of the store.
 
     Returns the line of each, or what is wrong with it.
     """
-    results: list[Row | str] = []
     with ThreadPoolExecutor(2) as disk:  # waits for the disk while the next image is computed
-        writing = []
+        results, writing = [], []
         for row, image, path in batch:
             try:
                 made = preprocess(path, recipe.height, recipe.width)
             except ImageError as error:
                 results.append(str(error))
                 continue
-            place = offset + row * made.pixels.nbytes
-            writing.append(disk.submit(_save, made, out / "images" / f"{image}.jpg", store, place))
+            jpeg, place = out / "images" / f"{image}.jpg", offset + row * made.pixels.nbytes
+            writing.append(disk.submit(_save, made, jpeg, store, place))
             results.append(Row(image, row, made.stored_sha256, made.sha256, *made.box))
     for written in writing:
         written.result()  # raises what the writing raised
@@ -424,11 +382,8 @@ def _save(made: Prepared, jpeg: Path, store: Path, place: int) -> None:
 
 def read_csv(path: Path) -> list[Row]:
     """images.csv -> its rows."""
-    with open(path, newline="") as file:
-        return [
-            Row(*(int(v) if Row.__annotations__[k] is int else v for k, v in line.items()))
-            for line in csv.DictReader(file)
-        ]
+    lines = [line.split(",") for line in Path(path).read_text().splitlines()[1:]]
+    return [Row(image, int(row), stored, sha256, *map(int, box)) for image, row, stored, sha256, *box in lines]
 
 
 def groups(mammograms: Sequence[Mammogram], rows: Sequence[Row]) -> dict[str, str]:

@@ -76,10 +76,10 @@ def tensors(path: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def lock(out: Path, shared: bool = False) -> Iterator[None]:
-    """Hold the outputs folder: alone, or beside others that hold it shared (one fold each)."""
+def lock(out: Path, name: str = ".lock", shared: bool = False) -> Iterator[None]:
+    """Hold a part of the outputs folder: alone, or beside others that hold it shared."""
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as file:
+    with open(out / name, "w") as file:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -127,7 +127,9 @@ def stale(out: Path, stage: str, inputs: dict, part: str = "stages") -> str:
     entry = read(out)[part].get(stage)
     if entry is None:
         return "not made yet"
-    changed = sorted(key for key in entry["inputs"].keys() | inputs.keys() if entry["inputs"].get(key) != inputs.get(key))
+    changed = sorted(
+        key for key in entry["inputs"].keys() | inputs.keys() if entry["inputs"].get(key) != inputs.get(key)
+    )
     return f"made from another {', '.join(changed)}" if changed else altered(out, entry["files"])
 
 
@@ -146,7 +148,9 @@ def check(out: Path, settings: dict) -> None:
     old = read(out)["settings"]
     changed = [f"{key} {old[key]}, not {value}" for key, value in settings.items() if old.get(key, value) != value]
     if changed:
-        raise RecordError(f"{out} was made with {'; '.join(changed)}. Type another --out, or --overwrite to replace it.")
+        raise RecordError(
+            f"{out} was made with {'; '.join(changed)}. Type another --out, or --overwrite to replace it."
+        )
 
 
 def claim(out: Path, settings: dict, overwrite: bool = False) -> None:

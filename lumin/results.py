@@ -21,8 +21,16 @@ from lumin import stats
 from lumin.paper import FOLDS
 from lumin.tasks import BY_NAME, targets
 
-GROUPS = {"findings": ("calcification", "mass"), "pathology": ("benign", "malignant"), "subtype": ("non_luminal", "luminal")}
-TASK_OF = {"findings": "mass-calc", "pathology": "benign-malignant", "subtype": "luminal-baseline"}  # the one the other is held against
+GROUPS = {
+    "findings": ("calcification", "mass"),
+    "pathology": ("benign", "malignant"),
+    "subtype": ("non_luminal", "luminal"),
+}
+TASK_OF = {
+    "findings": "mass-calc",
+    "pathology": "benign-malignant",
+    "subtype": "luminal-baseline",
+}  # the one the other is held against
 DRAWS = 2000  # of the bootstrap
 PERMUTATIONS = 19_999  # so that p can be below .0001
 
@@ -74,7 +82,11 @@ def read(out: Path, task_name: str, group: str, mammograms: Sequence[Mammogram])
 def read_predictions(path: Path, outputs: Sequence[str]) -> dict[str, list[float]]:
     """Predictions file -> test image: a probability per output, in the file's order."""
     with open(path, newline="") as file:
-        return {row["image"]: [float(row[name]) for name in outputs] for row in csv.DictReader(file) if row["role"] == "test"}
+        return {
+            row["image"]: [float(row[name]) for name in outputs]
+            for row in csv.DictReader(file)
+            if row["role"] == "test"
+        }
 
 
 def scored(group: str, images: Sequence[Mammogram], scores: dict[str, NDArray]) -> Scored:
@@ -114,7 +126,9 @@ def cell_names(group: str) -> tuple[str, str, str, str]:
     return (*GROUPS[group], f"macro {group}", f"auc {group}")
 
 
-def cell(group: str, name: str, labels: dict[str, NDArray], scores: dict[str, NDArray], weights: NDArray | None = None) -> NDArray:
+def cell(
+    group: str, name: str, labels: dict[str, NDArray], scores: dict[str, NDArray], weights: NDArray | None = None
+) -> NDArray:
     """Class -> (n,) labels and (..., n) scores -> (...) the cell; with bootstrap weights (draws, n) -> (..., draws).
 
     Exclusive classes: the second one is chosen where its probability is above .5, and the AUC of
@@ -148,14 +162,28 @@ class Estimate(NamedTuple):
 
 
 def estimates(table: Scored, seed: int) -> dict[str, Estimate]:
-    """Every cell of a group with its patient-clustered percentile interval, the models held fixed."""
-    weights = stats.resample(table.patients, DRAWS, seed)
+    """Every cell of a group with its patient-clustered interval, the models held fixed.
+
+    The AUC of exclusive classes has DeLong's interval, which covers better than a bootstrap's in
+    test sets of this size (see stats.resample); every other cell has the percentile interval.
+    """
+    weights = resampled(table, seed)
     found = {}
     for name in cell_names(table.group):
         folds = cell(table.group, name, table.labels, table.scores)
-        draws = cell(table.group, name, table.labels, table.scores, weights).mean(0)
-        found[name] = Estimate(tuple(folds.tolist()), *stats.interval(draws))
+        if name.startswith("auc") and exclusive(table.group):
+            positive = GROUPS[table.group][1]
+            between = stats.delong_interval(table.labels[positive], table.scores[positive], table.patients)
+        else:
+            between = stats.interval(cell(table.group, name, table.labels, table.scores, weights).mean(0))
+        found[name] = Estimate(tuple(folds.tolist()), *between)
     return found
+
+
+def resampled(table: Scored, seed: int) -> NDArray:
+    """(draws, n) weights: patients drawn within their class, since Table 1 fixes how many there are of each."""
+    first, second = GROUPS[table.group]
+    return stats.resample(table.patients, DRAWS, seed, 2 * table.labels[first] + table.labels[second])
 
 
 def operating(table: Scored) -> dict[str, dict[str, float]]:
@@ -246,13 +274,15 @@ class Comparison(NamedTuple):
 def compare(names: tuple[str, str], a: Scored, b: Scored, seed: int) -> list[Comparison]:
     """Claims that classifier a is better than b, for every cell of their group."""
     assert (a.breasts == b.breasts).all(), "both classifiers must have judged the same images"
-    weights = stats.resample(a.patients, DRAWS, seed)
+    weights = resampled(a, seed)
     found = []
     for name in cell_names(a.group):
         ours, others = (cell(t.group, name, t.labels, t.scores) for t in (a, b))
-        resampled = [cell(t.group, name, t.labels, t.scores, weights).mean(0) for t in (a, b)]
+        draws = [cell(t.group, name, t.labels, t.scores, weights).mean(0) for t in (a, b)]
         tests = [*fold_tests(ours, others), *patient_tests(name, a, b, seed)]
-        found.append(Comparison(name, *names, tuple((ours - others).tolist()), *stats.interval(resampled[0] - resampled[1]), tests))
+        found.append(
+            Comparison(name, *names, tuple((ours - others).tolist()), *stats.interval(draws[0] - draws[1]), tests)
+        )
     return found
 
 

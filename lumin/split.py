@@ -115,7 +115,9 @@ def split(mammograms: Sequence[Mammogram], groups: dict[str, str], seed: int, te
     """
     left = units(mammograms, groups, seed)
     if len(left) < len(ROLES):
-        raise SplitError(f"A test set and {FOLDS} folds need {len(ROLES)} patients without images in common; here are {len(left)}.")
+        raise SplitError(
+            f"A test set and {FOLDS} folds need {len(ROLES)} patients without images in common; here are {len(left)}."
+        )
     total = sum((unit.breasts for unit in left), Counter())
     roles, notes = {}, []
     for number, role in enumerate(ROLES):
@@ -129,7 +131,9 @@ def split(mammograms: Sequence[Mammogram], groups: dict[str, str], seed: int, te
             remaining = sum((unit.breasts for unit in left), Counter())
             chosen, wider = take(left, share(remaining, part), waiting)
         if wider:
-            notes.append(f"{role}: no set of patients has an even share of every class, so the bounds are {wider} breast(s) wider.")
+            notes.append(
+                f"{role}: no patients make an even share of every class, so the bounds are {wider} breast(s) wider."
+            )
         roles |= {left[i].group: role for i in chosen}
         left = [unit for i, unit in enumerate(left) if i not in set(chosen)]
     return Split({patient: roles[group] for patient, group in sorted(groups.items())}, notes)

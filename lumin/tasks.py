@@ -42,11 +42,12 @@ class Task:
 
 
 # fmt: off
-TASKS = (  # name              outputs                                  loss   lr    dropout      sampler       init        section
-    Task("mass-calc",        ("calcification", "mass"),              "bce", 1e-4),                                          # 2.2.2
-    Task("benign-malignant", ("benign", "malignant"),                "ce",  1e-4),                                          # 2.2.2
-    Task("mlmc",             ("calcification", "mass", "malignant"), "bce", 1e-4),                                          # 2.2.2
-    Task("luminal-baseline", ("non_luminal", "luminal"),             "ce",  1e-5, dropout=0.3, sampler=True),               # 2.2.1
+# ruff: noqa: E501
+TASKS = (  # name              outputs                                  loss  rate   dropout      sampler       init
+    Task("mass-calc",        ("calcification", "mass"),              "bce", 1e-4),  # 2.2.2
+    Task("benign-malignant", ("benign", "malignant"),                "ce",  1e-4),  # 2.2.2
+    Task("mlmc",             ("calcification", "mass", "malignant"), "bce", 1e-4),  # 2.2.2
+    Task("luminal-baseline", ("non_luminal", "luminal"),             "ce",  1e-5, dropout=0.3, sampler=True),  # 2.2.1
     Task("luminal-transfer", ("non_luminal", "luminal"),             "ce",  1e-5, dropout=0.3, sampler=True, init="mlmc"),  # 2.2.3
 )
 # fmt: on
@@ -69,6 +70,10 @@ def targets(task: Task, mammograms: Sequence[Mammogram]) -> np.ndarray:
 def rows(task: Task, mammograms: Sequence[Mammogram], roles: dict[str, str], *wanted: str) -> np.ndarray:
     """N records and each patient's role -> the task's rows whose role is one of `wanted`."""
     return np.array(
-        [i for i, m in enumerate(mammograms) if roles[m.patient] in wanted and not (task.luminal and m.luminal is None)],
+        [
+            i
+            for i, m in enumerate(mammograms)
+            if roles[m.patient] in wanted and not (task.luminal and m.luminal is None)
+        ],
         np.int64,
     )

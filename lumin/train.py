@@ -1,28 +1,23 @@
-"""ResNet-18, fit(), predict(): one fold of one task, bit for bit the same on one stack."""
+"""fit(), predict(): one fold of one task, bit for bit the same on one stack."""
 
 import json
 import math
-import os
 import resource
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
-from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import ResNet18_Weights
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from lumin import record
 from lumin.augment import augment, draw, normalise
+from lumin.network import Classifier, Stack, network, restore
 from lumin.paper import BATCH, PATIENCE, WEIGHT_DECAY, seed
 from lumin.tasks import Task
 
@@ -36,136 +31,6 @@ class TrainingError(ValueError):
 
 class Interrupted(Exception):  # noqa: N818
     """A training was asked to stop and has saved where it was."""
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Where and how a training computes; `precision` is tf32, fp32 or bf16."""
-
-    device: str
-    precision: str
-    threads: int
-
-    def settle(self) -> torch.device:
-        """Make this process deterministic. All of PyTorch's switches for that are here."""
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise TrainingError(f"PyTorch sees no GPU here for {self.device}. Type --device cpu and another --out.")
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
-        torch.use_deterministic_algorithms(True)  # a kernel that is not raises an error
-        torch.utils.deterministic.fill_uninitialized_memory = False  # costs time; nothing here reads such memory
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.set_num_threads(self.threads)
-        return torch.device(self.device)
-
-    def describe(self) -> dict[str, str | int]:
-        """What the bits of a training depend on."""
-        chip = {"cpu": torch.cpu.get_capabilities()["cpu_name"], "cpu_capability": torch.backends.cpu.get_cpu_capability()}
-        if self.device.startswith("cuda"):
-            chip = {"gpu": torch.cuda.get_device_name(self.device), "cuda": torch.version.cuda, "driver": driver()}
-            chip["cudnn"] = str(torch.backends.cudnn.version())
-        return {"torch": torch.__version__, "precision": self.precision, "threads": self.threads, **chip}
-
-
-def driver() -> str:
-    """Version of the NVIDIA kernel driver, or "" where there is none."""
-    version = Path("/proc/driver/nvidia/version")
-    return version.read_text().split("  ")[1] if version.exists() else ""
-
-
-def choose(device: str, precision: str, threads: int | None) -> Stack:
-    """The command line's choices -> a Stack, `auto` resolved for this machine."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    chip = torch.cpu.get_capabilities()
-    if precision == "auto":
-        fast = chip.get("avx512_bf16") or chip.get("amx_bf16")
-        precision = "tf32" if device.startswith("cuda") else "bf16" if fast else "fp32"
-    return Stack(device, precision, threads or (1 if device.startswith("cuda") else os.cpu_count() or 1))
-
-
-# ---- network -------------------------------------------------------------------------------------
-
-
-class Classifier(ResNet):
-    """torchvision's ResNet-18, parameter names included, with dropout before the last layer (2.2.1).
-
-    The last layer computes in float32 whatever the precision of the rest: bfloat16 has 8 bits of
-    mantissa, and logits rounded to them tie, which an AUC would count as chance.
-    """
-
-    def __init__(self, outputs: int, dropout: float = 0.0, precision: str = "fp32") -> None:
-        super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=outputs)
-        self.dropout, self.half = dropout, precision == "bf16"
-
-    def maps(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised -> (B, 512, H/32, W/32), the last convolutional stage."""
-        with torch.autocast(images.device.type, torch.bfloat16) if self.half else nullcontext():
-            x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-            return self.layer4(self.layer3(self.layer2(self.layer1(x))))
-
-    def head(self, maps: Tensor) -> Tensor:
-        """(B, 512, h, w) -> (B, outputs) logits, float32."""
-        features = maps.float().mean((2, 3))
-        return self.fc(F.dropout(features, self.dropout, self.training))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.maps(images))
-
-
-def imagenet() -> Path:
-    """The file of torchvision's IMAGENET1K_V1 weights, downloaded and checked if need be."""
-    weights = ResNet18_Weights.IMAGENET1K_V1
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    try:
-        weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise TrainingError(
-            f"The ImageNet weights cannot be had from {weights.url} ({error}). Download that file on another machine "
-            f"and type --weights {path.name}, or put it at {path}."
-        ) from error
-    return path
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """A .safetensors or PyTorch file of ResNet-18 -> name: tensor. Nothing is ever unpickled."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the two libraries name no common error
-        raise TrainingError(f"{path} holds no readable ResNet-18 weights: {error}") from error
-
-
-def network(task: Task, start: Path | None, key: Sequence[object], precision: str) -> Classifier:
-    """A network with weights from `start` (all but the last layer), else random, keyed by `key`."""
-    torch.manual_seed(seed(*key))
-    model = Classifier(len(task.outputs), task.dropout, precision)
-    if start is not None:
-        body = {name: value for name, value in load_weights(start).items() if not name.startswith("fc.")}
-        missing, surplus = model.load_state_dict(body, strict=False)
-        if surplus or set(missing) != {"fc.weight", "fc.bias"}:
-            raise TrainingError(f"{start} is no ResNet-18: {[*surplus, *missing][:3]} do not fit.")
-    return model
-
-
-def size(height: int, width: int) -> tuple[int, int]:
-    """Input size -> parameters, and floating-point operations of one image, forward only."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        model = Classifier(2).eval()
-        model(torch.empty(1, 3, height, width))
-    return sum(p.numel() for p in model.parameters()), counter.get_total_flops()
-
-
-def speed(stack: Stack) -> float:
-    """Floating-point operations a second to expect of a training: half of a matrix product's, measured now."""
-    device = stack.settle()
-    a = torch.ones(2048, 2048, dtype=torch.bfloat16 if stack.precision == "bf16" else torch.float32, device=device)
-    for _ in range(2):  # the first one warms up
-        started = time.perf_counter()
-        (a @ a)[0, 0].item()
-    return 0.5 * 2 * 2048**3 / (time.perf_counter() - started)
 
 
 # ---- one training --------------------------------------------------------------------------------
@@ -319,7 +184,9 @@ def batches(rows: np.ndarray, size: int, first: int = 0) -> Iterator[np.ndarray]
         yield rows[start : start + size]
 
 
-def train_epoch(training: Training, pixels: Pixels, model: Classifier, optimiser: Optimiser, state: State, pause: Callable[[], None]) -> float:
+def train_epoch(
+    training: Training, pixels: Pixels, model: Classifier, optimiser: Optimiser, state: State, pause: Callable[[], None]
+) -> float:
     """One epoch, from the state's step on -> mean training loss. `pause` runs before each step."""
     epoch, rows = len(state.history), order(training, len(state.history))
     nth = occurrences(rows)
@@ -380,7 +247,7 @@ def fit(training: Training, pixels: Pixels, say: Callable[[dict], None], stop: C
         if not math.isfinite(train_loss + val_loss):
             raise TrainingError(
                 f"{training.task.name}, fold {training.fold}, epoch {line['epoch']}: the loss is not finite "
-                f"(training {train_loss}, validation {val_loss}). Look at the images of this fold, or try --precision fp32."
+                f"(training {train_loss}, validation {val_loss}). Look at this fold's images, or try --precision fp32."
             )
         line["best"] = all(val_loss < earlier["val_loss"] for earlier in state.history)
         if line["best"]:
@@ -437,7 +304,10 @@ def resume(training: Training, model: Classifier, optimiser: Optimiser, device: 
 def predictions_csv(training: Training, rows: np.ndarray, probabilities: np.ndarray) -> str:
     """(n,) rows, (n, outputs) -> the predictions file; 9 digits tell any two float32 apart."""
     header = ",".join(["image,patient,laterality,view,role", *training.task.outputs])
-    lines = [",".join([training.columns[row], *(f"{p:.9g}" for p in line)]) for row, line in zip(rows, probabilities, strict=True)]
+    lines = [
+        ",".join([training.columns[row], *(f"{p:.9g}" for p in line)])
+        for row, line in zip(rows, probabilities, strict=True)
+    ]
     return "\n".join([header, *lines]) + "\n"
 
 
@@ -452,7 +322,9 @@ def run(training: Training, say: Callable[[dict], None], stop: Callable[[], bool
     record.write(training.out / history, "".join(json.dumps(line) + "\n" for line in state.history))
     model = restore(training.task, training.out / weights, training.stack, device)
     rows = np.concatenate([training.test, training.validation])
-    record.write(training.out / predictions, predictions_csv(training, rows, predict(training.task, model, pixels, rows)))
+    record.write(
+        training.out / predictions, predictions_csv(training, rows, predict(training.task, model, pixels, rows))
+    )
     record.commit(training.out, training.stage, training.files, training.made_from, training.stack.describe())
     training.checkpoint.unlink(missing_ok=True)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
@@ -462,31 +334,3 @@ def run(training: Training, say: Callable[[dict], None], stop: Callable[[], bool
 def peak_memory() -> int:
     """Most bytes this process has held at once."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def run_chain(chain: Sequence[Training], log: Path, stop: Path) -> dict[str, dict]:
-    """One job: trainings that need each other, in order -> what each cost. Those up to date are passed over.
-
-    Progress goes as lines to the file `log`; the file `stop`, once it exists, ends the job at the
-    next step. Files serve processes of one machine and of many alike.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # so in a worker, not in repro.py itself
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    parent = os.getppid()
-    costs = {}
-    for training in chain:
-        if training.stale():
-
-            def say(line: dict, stage: str = training.stage) -> None:
-                with open(log, "a") as file:
-                    file.write(json.dumps({"stage": stage, **line}) + "\n")
-
-            costs[training.stage] = run(training, say, lambda: stop.exists() or os.getppid() != parent)
-    return costs
-
-
-def restore(task: Task, path: Path, stack: Stack, device: torch.device) -> Classifier:
-    """A fold's weights -> its network in evaluation mode."""
-    model = Classifier(len(task.outputs), task.dropout, stack.precision)
-    model.load_state_dict(load_weights(path))
-    return model.to(device, memory_format=torch.channels_last).eval()

@@ -56,7 +56,11 @@ def sheet(path: Path, *rows: tuple) -> Path:
 def small(tmp_path: Path) -> Path:
     """A data folder of two patients: two labelled breasts, and an unlabelled one."""
     data = tmp_path / "data"
-    sheet(data / "clinical.csv", ("D1-0001", "L", 44, "mass", "Benign", ""), ("D2-0001", "R", 58, "both", "Malignant", "Luminal A"))
+    sheet(
+        data / "clinical.csv",
+        ("D1-0001", "L", 44, "mass", "Benign", ""),
+        ("D2-0001", "R", 58, "both", "Malignant", "Luminal A"),
+    )
     for number, (patient, laterality, view) in enumerate(
         (p, s, v) for p, s in (("D1-0001", "L"), ("D2-0001", "R"), ("D2-0001", "L")) for v in ("MLO", "CC")
     ):

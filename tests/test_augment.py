@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 from scipy import stats
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
@@ -281,8 +283,26 @@ def test_erasing_sets_the_box_to_0_and_nothing_else():
         assert one.equal(erased)
 
 
+def test_no_step_waits_for_a_gpu():
+    """Tensors without content on a device without existence: whatever would read a value raises an error."""
+
+    class Transfers(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            assert "device" not in (kwargs or {}) or "_to_copy" not in str(function), function
+            return function(*args, **(kwargs or {}))
+
+    draws = mixed_draws(32, 83, 32)
+    with FakeTensorMode():
+        images = torch.empty(32, 83, 32, dtype=torch.uint8, device="cuda")
+        with Transfers():
+            out = a.augment(images, draws)
+        with pytest.raises(DataDependentOutputException):
+            out.max().item()
+    assert out.is_cuda
+
+
 @needs_cuda
-def test_no_step_waits_for_the_gpu():
+def test_no_step_waits_for_the_gpu_at_hand():
     images = pictures(83, 32).repeat(4, 1, 1).to("cuda")
     draws = mixed_draws(32, 83, 32)
     a.augment(images, draws)

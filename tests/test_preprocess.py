@@ -349,8 +349,8 @@ def test_the_stored_hash_is_of_the_values_not_of_the_file(tmp_path):
         ({"Rows": 121}, "bytes of pixel data, not 121 x 96"),
         ({"Columns": 95}, "bytes of pixel data, not 120 x 95"),
         ({"Rows": 0}, "0 x 96"),
-        ({"Rows": None}, "Rows is missing"),
-        ({"BitsStored": None}, "BitsStored is missing"),
+        ({"Rows": None}, "Rows missing"),
+        ({"BitsStored": None}, "BitsStored missing"),
         ({"BitsAllocated": 16}, "bytes of pixel data"),
         ({"BitsAllocated": 1, "BitsStored": 1}, "1 of 1 bits"),
         ({"BitsStored": 12}, "12 of 8 bits"),
@@ -393,6 +393,17 @@ def test_all_black_is_named(tmp_path):
     path = write(tmp_path / "black.dcm", np.zeros((20, 20), np.uint8))
     with pytest.raises(ImageError, match=r"black\.dcm: the image is black"):
         preprocess.preprocess(path, 10, 10)
+
+
+def test_a_compressed_frame_larger_than_its_header_says_is_not_decoded(tmp_path):
+    header = compressed(breast(), JPEG2000Lossless, "JPEG2000", no_jp2=True)
+    header.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    data = bytearray((tmp_path / "a.dcm").read_bytes())
+    at = data.index(b"\xff\x4f\xff\x51") + 8  # width and height in the SIZ marker (ISO 15444-1 A.5.1)
+    data[at : at + 8] = struct.pack(">LL", 12000, 10000)
+    (tmp_path / "a.dcm").write_bytes(data)
+    with pytest.raises(ImageError, match="exceeds limit"):
+        preprocess.read_pixels(tmp_path / "a.dcm")
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless, DeflatedExplicitVRLittleEndian, "1.2.3.4"])

@@ -13,13 +13,25 @@ from lumin import cohort, split
 from lumin.paper import TABLE1, classes
 from lumin.split import ROLES, SplitError
 
-CLASSES = [("mass", 0, None), ("both", 0, None), ("mass", 1, 0), ("mass", 1, 1), ("both", 1, 1), ("calcification", 1, None)]
+CLASSES = [
+    ("mass", 0, None),
+    ("both", 0, None),
+    ("mass", 1, 0),
+    ("mass", 1, 1),
+    ("both", 1, 1),
+    ("calcification", 1, None),
+]
 
 
 def image(patient, laterality, abnormality, malignant, luminal):
     calcification, mass = abnormality != "mass", abnormality != "calcification"
     return SimpleNamespace(
-        patient=patient, laterality=laterality, calcification=calcification, mass=mass, malignant=malignant, luminal=luminal
+        patient=patient,
+        laterality=laterality,
+        calcification=calcification,
+        mass=mass,
+        malignant=malignant,
+        luminal=luminal,
     )
 
 
@@ -42,7 +54,13 @@ def cmmd():
     """CMMD's labelled images from its real sheet, its two pairs of identical images tied."""
     sheet = cohort.read_sheet(SHARED / "cmmd/clinical.csv", [])
     records = [
-        image(b.patient, b.laterality, b.abnormality, int(b.classification == "Malignant"), int("Luminal" in b.subtype) if b.subtype else None)
+        image(
+            b.patient,
+            b.laterality,
+            b.abnormality,
+            int(b.classification == "Malignant"),
+            int("Luminal" in b.subtype) if b.subtype else None,
+        )
         for b in sheet.values()
         for _ in range(2)
     ]
@@ -50,14 +68,18 @@ def cmmd():
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="CMMD's real labels are not part of the project")
-@pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 33), marks=pytest.mark.slow)], ids=["3 seeds", "30 seeds"])
+@pytest.mark.parametrize(
+    "seeds", [range(3), pytest.param(range(3, 33), marks=pytest.mark.slow)], ids=["3 seeds", "30 seeds"]
+)
 def test_table_1_exactly_on_cmmd(seeds):
     images, groups = cmmd()
     tests = set()
     for seed in seeds:
         made = split.split(images, groups, seed)
         counts = count(images, made.roles)
-        assert {name: (sum(counts[name, f"fold{k}"] for k in range(5)), counts[name, "test"]) for name in TABLE1} == TABLE1
+        assert {
+            name: (sum(counts[name, f"fold{k}"] for k in range(5)), counts[name, "test"]) for name in TABLE1
+        } == TABLE1
         joint = count(images, made.roles, lambda m: [classes(m), *classes(m)])
         for name in {name for name, _ in joint}:
             folds = [joint[name, f"fold{k}"] for k in range(5)]
@@ -86,7 +108,10 @@ def test_the_optimum_is_unique(monkeypatch):
 
 def test_the_cheapest_set_by_hand():
     """Two of four patients with one breast each: the two smallest lots; a pair counts twice."""
-    units = [split.Unit(name, lot, Counter(all=size, Mass=size)) for name, lot, size in [("a", 0.9, 1), ("b", 0.2, 1), ("c", 0.5, 1), ("d", 0.3, 2)]]
+    units = [
+        split.Unit(name, lot, Counter(all=size, Mass=size))
+        for name, lot, size in [("a", 0.9, 1), ("b", 0.2, 1), ("c", 0.5, 1), ("d", 0.3, 2)]
+    ]
     assert split.choose(units, {"Mass": (2, 2)}, 1) == [3]  # d: 2 x .3 < b + c: .7
     assert split.choose(units, {"Mass": (3, 3)}, 1) == [1, 3]
     assert split.choose(units, {"Mass": (5, 5)}, 1) is None  # one must be left
@@ -100,7 +125,12 @@ def test_a_lot_is_a_hash():
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), patients=st.integers(6, 120), share=st.sampled_from([None, 0.2, 0.4]), ties=st.integers(0, 4))
+@given(
+    seed=st.integers(0, 10**6),
+    patients=st.integers(6, 120),
+    share=st.sampled_from([None, 0.2, 0.4]),
+    ties=st.integers(0, 4),
+)
 def test_random_cohorts_are_parted_whole(seed, patients, share, ties):
     images = breasts(seed, patients)
     groups = alone(images) | {f"P{2 * i + 1:04d}": f"P{2 * i:04d}" for i in range(min(ties, (patients - 6) // 2))}
@@ -119,7 +149,9 @@ def test_random_cohorts_are_parted_whole(seed, patients, share, ties):
 
 
 def test_bounds_that_cannot_be_met_widen_and_say_so():
-    images = [image(f"P{i}", side, "mass", 1, 1) for i in range(8) for side in "LR" for _ in range(2)]  # breasts come in twos
+    images = [
+        image(f"P{i}", side, "mass", 1, 1) for i in range(8) for side in "LR" for _ in range(2)
+    ]  # breasts come in twos
     made = split.split(images, alone(images), 0)
     assert set(made.roles.values()) == set(ROLES)
     assert "breast(s) wider" in made.notes[0]

@@ -23,7 +23,7 @@ from sklearn import metrics
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-# 43 patients with ovarian cancer: albumin, total protein, K-G score, and 1 where surgery helped.
+# 43 patients with ovarian cancer: albumin, total protein, K-G score, and the outcome; 0 is the event.
 # DeLong et al. 1988, as in SAS/STAT User's Guide, PROC LOGISTIC, "Comparing ROC Curves".
 OVARIAN = """
 3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1
@@ -34,15 +34,36 @@ OVARIAN = """
 3.3 5.7 6 1  3.7 6.9 5 1  3.6 6.6 5 1
 """
 
+# 113 patients with subarachnoid haemorrhage (Turck et al., Intensive Care Med. 36:107-115, 2010), the
+# example of the R package pROC: 1 for a poor outcome; the WFNS grade; twice the midranks of S100b and NDKA.
+OUTCOME = """
+00001101001011001011101000000000100110110000000001100010001010011101101
+111000110100000010000000000001111110001000
+"""
+WFNS = """
+11113254125255125225211112121134214541425511241125521251222151125214524
+414121421232421451154221113125225552445111
+"""
+S100B = """
+106 116 80 8 106 80 191 133 142 80 100 80 183 213 8 48 198 8 32 169 63 63 32 94 32 139 32 94 106 145 16 133
+178 116 172 174 195 63 224 154 201 188 133 32 180 186 94 48 63 222 204 48 21 106 226 80 116 125 32 21 218 16
+63 162 2 63 8 150 210 63 158 213 48 156 48 133 63 106 80 48 94 169 94 160 32 80 165 148 32 16 152 176 80 125
+48 116 80 32 8 145 206 116 208 165 220 216 125 191 139 183 125 201 195
+"""
+NDKA = """
+2 54 46 88 172 126 16 138 159 18 164 174 10 56 140 180 102 166 202 218 204 216 208 64 20 116 26 22 224 128 74
+76 80 176 8 150 188 44 34 50 28 69 136 42 154 210 36 32 120 144 4 61 38 134 226 198 190 82 182 110 86 220 24
+100 114 146 168 194 131 72 186 48 222 159 90 94 156 12 69 6 184 170 124 61 98 178 96 14 112 40 78 92 200 52
+118 131 212 106 122 58 66 206 108 152 214 104 196 84 148 162 192 30 142
+"""
+
 
 def published() -> dict:
     """Data and the figures printed with them, in the digits in which they are printed."""
-    albumin, protein, score, helped = np.array(OVARIAN.split(), float).reshape(-1, 4).T
+    albumin, protein, score, outcome = np.array(OVARIAN.split(), float).reshape(-1, 4).T
     ovarian = {
         "source": "DeLong, DeLong, Clarke-Pearson 1988, data and output in SAS/STAT User's Guide, PROC LOGISTIC",
-        "labels": (1 - helped)
-        .astype(int)
-        .tolist(),  # the event is 0; a high score and low albumin and protein speak for it
+        "labels": (1 - outcome).astype(int).tolist(),  # a high score and low albumin and protein speak for it
         "scores": [(-albumin).tolist(), score.tolist(), (-protein).tolist()],
         "auc": [0.7366, 0.7258, 0.6478],
         "standard_error": [0.0927, 0.1028, 0.1000],
@@ -56,7 +77,22 @@ def published() -> dict:
         "auc": 0.893,
         "standard_error": 0.032,
     }
-    return {"ovarian": ovarian, "ratings": ratings}
+    haemorrhage = {
+        "source": "pROC 1.19.0.1, tests/testthat: test-var.R, test-cov.R, test-roc.test.R",
+        "labels": [int(digit) for digit in "".join(OUTCOME.split())],
+        "wfns": [int(digit) for digit in "".join(WFNS.split())],
+        "ndka": [int(rank) for rank in NDKA.split()],
+        "s100b": [int(rank) for rank in S100B.split()],
+        "covariance": [  # wfns, ndka, s100b
+            [0.00146991470882363, -0.000532967856762438, 0.00119615567376754],
+            [-0.000532967856762438, 0.0031908105493913, -0.000756164938056579],
+            [0.00119615567376754, -0.000756164938056579, 0.00266868245717244],
+        ],
+        "test_wfns_s100b": [2.20898359144091, 0.0271757822291882],
+        "test_wfns_ndka": [2.79777591868904, 0.00514557970691098],
+        "test_ndka_s100b": [-1.39077002573558, 0.164295175223054],
+    }
+    return {"ovarian": ovarian, "haemorrhage": haemorrhage, "ratings": ratings}
 
 
 def cohort() -> dict:
