@@ -106,17 +106,20 @@ class Classifier(ResNet):
 
 
 def imagenet() -> Path:
-    """The file of torchvision's IMAGENET1K_V1 weights, downloaded and checked if need be."""
+    """Where torchvision keeps its IMAGENET1K_V1 weights; their name carries the beginning of their SHA-256."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(ResNet18_Weights.IMAGENET1K_V1.url).name
+
+
+def download_imagenet() -> None:
+    """Make sure that the ImageNet weights are there, hash-checked by torchvision."""
     weights = ResNet18_Weights.IMAGENET1K_V1
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
         weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise NetworkError(
             f"The ImageNet weights cannot be had from {weights.url} ({error}). Download that file on another machine "
-            f"and type --weights {path.name}, or put it at {path}."
+            f"and put it at {imagenet()}, or name it with --weights."
         ) from error
-    return path
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -76,14 +77,24 @@ def tensors(path: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def lock(out: Path, name: str = ".lock", shared: bool = False) -> Iterator[None]:
-    """Hold a part of the outputs folder: alone, or beside others that hold it shared."""
+def lock(out: Path, name: str = ".lock", shared: bool = False, patience: float = 0) -> Iterator[None]:
+    """Hold a part of the outputs folder: alone, or beside others that hold it shared.
+
+    Where another holds it, try for `patience` seconds before RecordError.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + patience
     with open(out / name, "w") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecordError(f"Another run is at work in {out}. Wait for it, or type another --out.") from error
+        while True:
+            try:
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= until:
+                    raise RecordError(
+                        f"Another run is at work in {out}. Wait for it, or name another --out."
+                    ) from error
+                time.sleep(0.2)
         yield
 
 

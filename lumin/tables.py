@@ -212,8 +212,8 @@ def table2(name: str, out: Path, mammograms: Sequence[Mammogram], roles: dict[st
         data[title] = {g: {t: summary(estimates) for t, estimates in pair.items()} for g, pair in found.items()}
     sections.append(
         "95 % intervals say how far other test patients would move the figure, the trained models held fixed: patients "
-        "resampled within their class 2,000 times, all their images together (percentile); for the AUC of two exclusive "
-        "classes DeLong's with patients as clusters. The SD says how far another training fold moves it."
+        "resampled within their class 2,000 times, all their images together (percentile); for the AUC of exclusive "
+        "classes DeLong's with patients as clusters. The SD: how far another training fold does."
     )
     simple = {g: results.without_images(g, mammograms, roles) for g in groups}
     sections += ["## Without an image", *without(simple, about.seed, data)]

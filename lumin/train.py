@@ -46,6 +46,7 @@ class Training:
     train, validation, test    rows of the store
     columns    N beginnings of a predictions row: image, patient, laterality, view, role
     start      weights to start from; None: random
+    origin     what `start` is called in the record; "": its hash, known only once it is trained
     inputs     hashes and settings that the outputs depend on
     """
 
@@ -63,6 +64,7 @@ class Training:
     test: np.ndarray
     columns: Sequence[str]
     start: Path | None
+    origin: str
     inputs: dict
 
     @property
@@ -77,12 +79,12 @@ class Training:
 
     @property
     def made_from(self) -> dict:
-        """The inputs with the starting weights' hash, which for a transfer exists only once MLMC is trained."""
-        return {**self.inputs, "start": record.sha256(self.start) if self.start else "random"}
+        """What the outputs depend on."""
+        return {**self.inputs, "start": self.origin or record.sha256(self.start)}
 
     def stale(self) -> str:
         """Why this training must run, in words; "" if its outputs are there and still true."""
-        if self.start and not self.start.exists():
+        if not self.origin and not self.start.exists():
             return "its starting weights are not there yet"
         return record.stale(self.out, self.stage, self.made_from)
 

@@ -1,0 +1,324 @@
+"""A study: one outputs folder. Each stage is made where it is lacking, and only there.
+
+    images and cohort -> split -> trainings -> tables
+
+The stages' inputs are hashes of what lies upstream, their settings, and a version that is raised by
+hand when their code changes meaning.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+from lumin import cohort, jobs, network, phantom, preprocess, record, split, tables
+from lumin.network import Stack
+from lumin.paper import ASPECT, DEMO, FOLDS, IMAGES, PAPER, Recipe, seed
+from lumin.tasks import BY_NAME, TASKS, Task, rows, targets
+from lumin.train import Training
+
+VERSIONS = {"prepare": 1, "split": 1, "train": 1, "tables": 1}
+TABLES = {  # what each needs trained
+    "table1": (),
+    "table2a": ("mass-calc", "benign-malignant", "mlmc"),
+    "table2b": ("luminal-baseline", "luminal-transfer"),
+}
+MACHINE = ("device", "precision", "threads")  # settled by the first training, not by the images
+
+
+class Screen(Protocol):
+    """Where a study says what it does."""
+
+    def say(self, text: str) -> None: ...
+
+    def bar(self, title: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        """A function of (done, total)."""
+
+    def epochs(self, trainings: Sequence[Training]) -> AbstractContextManager[Callable[[dict], None]]:
+        """A function of an epoch's line."""
+
+
+class Options(Protocol):
+    """What a user may ask for; None where nothing is asked."""
+
+    data: Path | None
+    out: Path | None
+    demo: bool
+    sheet: Path | None
+    seed: int | None
+    weights: str | None
+    epochs: int | None
+    overwrite: bool
+    device: str | None
+    precision: str | None
+    threads: int | None
+    jobs: int | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """The resolved options of one run."""
+
+    data: Path
+    out: Path
+    sheet: Path | None
+    demo: bool
+    seed: int
+    recipe: Recipe
+    start: Path | None
+    stack: Stack
+    jobs: int
+    overwrite: bool
+    screen: Screen
+
+    @property
+    def settings(self) -> dict:
+        """What one outputs folder holds one value of."""
+        kind = self.stack.device.split(":")[0]
+        machine = dict(zip(MACHINE, (kind, self.stack.precision, self.stack.threads), strict=True))
+        return {"demo": self.demo, "seed": self.seed, **asdict(self.recipe), **machine}
+
+    def hashes(self, *names: str) -> dict[str, str]:
+        """Output files -> their SHA-256: what another stage is made from."""
+        return {name: record.sha256(self.out / name) for name in names}
+
+
+def open_study(given: Options, screen: Screen) -> Study:
+    """Options -> Study. What is not asked for is as the outputs folder was begun, else the default."""
+    base = Path(os.environ.get("LUMIN_OUT", "outputs"))
+    out = given.out or (base / "demo" if given.demo else base)
+    begun = {} if given.overwrite else record.read(out)["settings"]
+    demo = given.demo or begun.get("demo", False)
+    asked = {name: getattr(given, name) for name in ("seed", "weights", *MACHINE) if getattr(given, name) is not None}
+    if given.epochs:
+        asked |= {"abnormality_epochs": given.epochs, "luminal_epochs": given.epochs}
+    start = None if given.weights in (None, "imagenet", "random") else Path(given.weights)
+    if start:
+        asked["weights"] = f"file {record.sha256(start)}"
+    chosen = {"seed": 0, "device": "auto", "precision": "auto", "threads": 1 if demo else None}
+    chosen |= asdict(DEMO if demo else PAPER) | begun | asked
+    stack = network.choose(chosen["device"], chosen["precision"], chosen["threads"])
+    study = Study(
+        data=given.data or (out / "phantom" if demo else Path(os.environ.get("LUMIN_DATA", "data/CMMD"))),
+        out=out,
+        sheet=given.sheet,
+        demo=demo,
+        seed=chosen["seed"],
+        recipe=Recipe(**{f.name: chosen[f.name] for f in fields(Recipe)}),
+        start=start,
+        stack=stack,
+        jobs=given.jobs or (os.cpu_count() if demo and stack.device == "cpu" else 1),
+        overwrite=given.overwrite,
+        screen=screen,
+    )
+    if not given.overwrite:
+        record.check(out, study.settings)
+    return study
+
+
+# ---- images --------------------------------------------------------------------------------------
+
+
+def prepare(study: Study) -> None:
+    """DICOM files and sheet -> cohort.csv and the image store; nothing where they are still true."""
+    inputs = {"size": [study.recipe.height, study.recipe.width], "version": VERSIONS["prepare"]}
+    sources, processes = study.out / "sources.csv", os.cpu_count() or 1
+    why = "told to overwrite" if study.overwrite else record.stale(study.out, "prepare", inputs)
+    if not why and not study.data.exists():
+        return study.screen.say(f"Images: as recorded ({study.data} is not here, so no DICOM file is looked at).")
+    if study.demo and not phantom.complete(study.data, "demo", study.seed):
+        with study.screen.bar("Synthetic cohort, images") as progress:
+            phantom.write(study.data, "demo", study.seed, jobs=processes, progress=progress)
+    listing = cohort.list_files(study.data) if study.data.is_dir() else []
+    if not why and sources.exists() and cohort.unchanged(listing, sources):
+        return study.screen.say("Images: up to date.")
+    study.screen.say(f"Images: to be made ({why or 'the files of the data folder changed'}).")
+    with study.screen.bar("Headers") as progress:
+        found = cohort.read_cohort(study.data, study.sheet, processes, progress)
+    lasting = {name: value for name, value in study.settings.items() if name not in MACHINE}
+    record.claim(study.out, lasting | identity(study, found), study.overwrite)
+    check_disk(study, len(found.mammograms))
+    with study.screen.bar("Images") as progress:
+        made = preprocess.build_store(found.mammograms, study.out, study.recipe, processes, progress)
+    groups = preprocess.groups(found.mammograms, made)
+    record.write(study.out / "cohort.csv", cohort.cohort_csv(found.mammograms, groups))
+    record.write(study.out / "flow.json", json.dumps(found.flow, indent=1) + "\n")
+    record.write(sources, cohort.sources_csv(found.mammograms, study.data, listing))
+    files = [
+        "cohort.csv",
+        "flow.json",
+        "images.csv",
+        "images.npy",
+        *(f"images/{m.image}.jpg" for m in found.mammograms),
+    ]
+    record.commit(study.out, "prepare", files, inputs, {"pillow": version("pillow"), "pydicom": version("pydicom")})
+    record.commit(study.out, "sources", ["sources.csv"], {}, {}, part="unverified")
+    study.screen.say(f"{', '.join(f'{name} {count}' for name, count in found.flow.items())}.")
+    study.screen.say(f"Mean aspect of the breast crops {preprocess.mean_aspect(made):.2f} (the paper's {ASPECT:.2f}).")
+    for group in sorted({g for p, g in groups.items() if p != g}):
+        tied = " = ".join(p for p in sorted(groups) if groups[p] == group)
+        study.screen.say(f"Identical images tie patients together: {tied}.")
+
+
+def identity(study: Study, found: cohort.Cohort) -> dict[str, str]:
+    """What the outputs folder is about: the images' names, and what the tables' titles say of them."""
+    images, count = record.digest([m.image for m in found.mammograms]), len(found.mammograms)
+    if (study.data / phantom.MARKER).exists():
+        kind = "synthetic cohort, not CMMD"
+    elif found.is_cmmd:
+        kind = "CMMD" if count == IMAGES else f"{count} of CMMD's {IMAGES} labelled images"
+    else:
+        kind = "not CMMD"
+    return {"cohort": kind, "images": f"{count} images {images[:12]}"}
+
+
+def check_disk(study: Study, count: int) -> None:
+    """Say how large the image store will be, and refuse where it cannot fit."""
+    need = 1.4 * count * study.recipe.height * study.recipe.width  # the store, and its JPEG files
+    free = shutil.disk_usage(study.out).free
+    size = f"{study.recipe.height} x {study.recipe.width}"
+    study.screen.say(f"{count} images -> {size}: {need / 1e9:.2f} GB; {free / 1e9:.0f} GB are free.")
+    if free < need:
+        raise record.RecordError(f"The disk of {study.out} is full. Free {need / 1e9:.1f} GB, or name another --out.")
+
+
+# ---- split ---------------------------------------------------------------------------------------
+
+
+def divide(study: Study) -> None:
+    """cohort.csv -> split.csv, seeds.csv."""
+    inputs = {"seed": study.seed, "test": study.recipe.test_share, "version": VERSIONS["split"]}
+    inputs |= study.hashes("cohort.csv")
+    if not record.stale(study.out, "split", inputs):
+        return
+    mammograms, groups = cohort.read_csv(study.out / "cohort.csv")
+    made = split.split(mammograms, groups, study.seed, study.recipe.test_share)
+    record.write(study.out / "split.csv", split.split_csv(made.roles, groups))
+    seeds = [f"{task.name},{fold},{seed(study.seed, task.name, fold)}" for task in TASKS for fold in range(FOLDS)]
+    record.write(study.out / "seeds.csv", "\n".join(["task,fold,seed", *seeds]) + "\n")
+    record.commit(study.out, "split", ["split.csv", "seeds.csv"], inputs, {"scipy": version("scipy")})
+    study.screen.say(" ".join(["Split: done.", *made.notes]))
+
+
+# ---- trainings -----------------------------------------------------------------------------------
+
+
+def trainings(study: Study, wanted: Sequence[tuple[Task, int]]) -> list[Training]:
+    """(task, fold) pairs -> what to train for them, the MLMC folds that a transfer starts from included."""
+    mammograms, _ = cohort.read_csv(study.out / "cohort.csv")
+    roles = split.read_csv(study.out / "split.csv")
+    inputs = study.hashes("cohort.csv", "images.csv", "split.csv") | {"version": VERSIONS["train"]}
+    upstream = [(BY_NAME[task.init], fold) for task, fold in wanted if task.init in BY_NAME]
+    made = []
+    for task, fold in dict.fromkeys([*upstream, *wanted]):
+        select = partial(rows, task, mammograms, roles)
+        start, origin = starting(study, task, fold)
+        made.append(
+            Training(
+                out=study.out,
+                task=task,
+                fold=fold,
+                seed=study.seed,
+                epochs=task.epochs(study.recipe),
+                stack=study.stack,
+                images=study.out / "images.npy",
+                names=[m.image for m in mammograms],
+                targets=targets(task, mammograms),
+                train=select(*(f"fold{k}" for k in range(FOLDS) if k != fold)),
+                validation=select(f"fold{fold}"),
+                test=select("test"),
+                columns=[f"{m.image},{m.patient},{m.laterality},{m.view},{roles[m.patient]}" for m in mammograms],
+                start=start,
+                origin=origin,
+                inputs=inputs | {"settings": record.digest([asdict(task), study.settings])},
+            )
+        )
+    return made
+
+
+def starting(study: Study, task: Task, fold: int) -> tuple[Path | None, str]:
+    """The weights that a training starts from, and what the record calls them ("": by their hash)."""
+    if task.init in BY_NAME:
+        return study.out / f"weights/{task.init}/fold{fold}.safetensors", ""
+    if study.recipe.weights == "imagenet":
+        return network.imagenet(), network.imagenet().name
+    return study.start, study.recipe.weights
+
+
+def learn(study: Study, wanted: Sequence[tuple[Task, int]]) -> None:
+    """Train what is lacking of `wanted`."""
+    todo = [training for training in trainings(study, wanted) if training.stale()]
+    if not todo:
+        return study.screen.say("Trainings: up to date.")
+    if study.recipe.weights.startswith("file") and study.start is None:
+        raise record.RecordError(f"{study.out} was begun with weights of a file. Name it again with --weights.")
+    if any(training.start == network.imagenet() for training in todo):
+        network.download_imagenet()
+        record.claim(study.out, {"imagenet": record.sha256(network.imagenet())})
+    record.claim(study.out, study.settings)
+    announce(study, todo)
+    with study.screen.epochs(todo) as show:
+        costs = jobs.run(study.out, todo, study.jobs, show)
+    note(study, costs)
+
+
+def announce(study: Study, todo: Sequence[Training]) -> None:
+    """Say what is about to be computed, how large it is and how long it may take."""
+    height, width, stack = study.recipe.height, study.recipe.width, study.stack
+    parameters, flops = network.size(height, width)
+    images = sum(t.epochs * (len(t.train) + len(t.validation) / 3) for t in todo)
+    hours = images * 3 * flops / network.speed(stack) / study.jobs / 3600
+    study.screen.say(
+        f"ResNet-18 at {height} x {width}: {parameters / 1e6:.1f} million parameters, {flops / 1e9:.2f} GFLOP an image "
+        f"(one way).\n{len(todo)} trainings on {stack.device} in {stack.precision}, {study.jobs} at once: "
+        f"{images / 1e3:.0f} thousand image passes at most, about "
+        + (f"{hours:.1f} hours." if hours > 2 else f"{hours * 60:.0f} minutes.")
+    )
+
+
+def note(study: Study, costs: dict[str, dict]) -> None:
+    """Add what stages cost to run.json."""
+    path = study.out / "run.json"
+    old = json.loads(path.read_text()) if path.exists() else {"stages": {}}
+    content = {"settings": study.settings | {"jobs": study.jobs}, "stages": old["stages"] | costs}
+    record.write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    record.commit(study.out, "run", ["run.json"], {}, {}, part="unverified")
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def provenance(study: Study) -> tables.Provenance:
+    """What every table says of its run."""
+    ours, papers = asdict(study.recipe), asdict(PAPER)
+    departures = [f"{k.replace('_', ' ')} {ours[k]} instead of {v}" for k, v in papers.items() if ours[k] != v]
+    kind = record.read(study.out)["settings"]["cohort"]
+    return tables.Provenance(kind, study.seed, record.sha256(study.out / "split.csv"), departures)
+
+
+def make_table(study: Study, name: str) -> tables.Document:
+    """Name -> the table, from the outputs folder alone."""
+    mammograms, _ = cohort.read_csv(study.out / "cohort.csv")
+    roles, about = split.read_csv(study.out / "split.csv"), provenance(study)
+    if name == "table1":
+        return tables.table1(mammograms, roles, json.loads((study.out / "flow.json").read_text()), about)
+    return tables.table2(name, study.out, mammograms, roles, about)
+
+
+def tabulate(study: Study, name: str) -> None:
+    """Write a table where it is not up to date; its trainings must be there."""
+    files = [f"tables/{name}.md", f"tables/{name}.json"]
+    predictions = [f"predictions/{task}/fold{fold}.csv" for task in TABLES[name] for fold in range(FOLDS)]
+    inputs = study.hashes("cohort.csv", "split.csv", "flow.json", *predictions) | {"version": VERSIONS["tables"]}
+    inputs["about"] = record.digest(provenance(study))
+    if record.stale(study.out, name, inputs):
+        for file, text in zip(files, make_table(study, name), strict=True):
+            record.write(study.out / file, text)
+        packages = {package: version(package) for package in ("numpy", "scikit-learn", "scipy")}
+        record.commit(study.out, name, files, inputs, packages)
