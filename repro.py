@@ -2,6 +2,7 @@
 """Reproduce Panambur, Madhu, Maier (ISBI 2023): luminal subtypes in full mammograms. One command a verb."""
 
 import functools
+import importlib
 import inspect
 import os
 import signal
@@ -18,10 +19,22 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lumin import cohort, network, phantom, preprocess, record, split, study, train
-from lumin.paper import FOLDS
-from lumin.study import TABLES, Study
+from lumin.paper import FOLDS, TABLE2
 from lumin.tasks import BY_NAME, TASKS
+
+
+class Room:
+    """A module of the house, imported when it is first used: torch takes seconds; `--help` and `audit` need none."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, thing: str) -> object:
+        return getattr(importlib.import_module(f"lumin.{self.name}"), thing)
+
+
+audit, cohort, doctor, network, phantom = map(Room, ("audit", "cohort", "doctor", "network", "phantom"))
+preprocess, record, split, study, train = map(Room, ("preprocess", "record", "split", "study", "train"))
 
 USAGE, DATA, DIFFERENCE, INTERRUPTED = 2, 3, 4, 130  # exit codes
 
@@ -79,6 +92,7 @@ def command(verb: Callable) -> Callable:
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
         for f in fields(Options)
     ]
+    wrapped.__annotations__ = {}  # the signature has them; a Study is none of Typer's business
     wrapped.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared)
     return app.command(name=verb.__name__.rstrip("_"))(wrapped)
 
@@ -130,7 +144,7 @@ class Screen:
         say(f"{title}: {progress.tasks[0].completed:.0f} in {time.perf_counter() - started:.0f} s.")
 
     @contextmanager
-    def epochs(self, trainings: Sequence[train.Training]) -> Iterator[Callable[[dict], None]]:
+    def epochs(self, trainings: Sequence) -> Iterator[Callable[[dict], None]]:
         """A bar a training as a function of its epochs' lines; without a terminal, a line an epoch."""
         columns = (
             TextColumn("{task.description}"),
@@ -163,30 +177,30 @@ TaskName = StrEnum("TaskName", {task.name: task.name for task in TASKS})
 PATIENCE = 60.0  # seconds to wait for another process to finish with images, split or a table
 
 
-def images_and_split(run: Study) -> None:
+def images_and_split(run: "study.Study") -> None:
     """Both, made where they are lacking, by one process at a time."""
     with record.lock(run.out, patience=PATIENCE):
         study.prepare(run)
         study.divide(run)
 
 
-def learn(run: Study, names: Sequence[str], folds: Sequence[int] = range(FOLDS)) -> None:
+def learn(run: "study.Study", names: Sequence[str], folds: Sequence[int] = range(FOLDS)) -> None:
     """Train what is lacking; several processes may share the folder, each with its own folds."""
     if names:
         with record.lock(run.out, ".lock.trainings", shared=True):
             study.learn(run, [(BY_NAME[name], fold) for name in names for fold in folds])
 
 
-def tabulate(run: Study, name: str) -> None:
+def tabulate(run: "study.Study", name: str) -> None:
     """Make a table and all that it needs, and show its beginning."""
     images_and_split(run)
-    learn(run, TABLES[name])
+    learn(run, study.TABLES[name])
     with record.lock(run.out, patience=PATIENCE):
         study.tabulate(run, name)
     show(run, name)
 
 
-def show(run: Study, name: str) -> None:
+def show(run: "study.Study", name: str) -> None:
     """Print a table as far as the paper has it; the rest is in its file."""
     path = run.out / f"tables/{name}.md"
     first, *others = path.read_text().split("\n\n## By breast")
@@ -195,12 +209,12 @@ def show(run: Study, name: str) -> None:
 
 
 @command
-def all_(run: Study) -> None:
+def all_(run: "study.Study") -> None:
     """The whole paper: images, split, 25 trainings, Tables 1, 2a and 2b."""
     started = time.perf_counter()
     images_and_split(run)
     learn(run, [task.name for task in TASKS])
-    for name in TABLES:
+    for name in study.TABLES:
         with record.lock(run.out, patience=PATIENCE):
             study.tabulate(run, name)
         show(run, name)
@@ -208,21 +222,21 @@ def all_(run: Study) -> None:
 
 
 @command
-def prepare(run: Study) -> None:
+def prepare(run: "study.Study") -> None:
     """DICOM files and clinical sheet -> 8-bit breast crops of the model's size."""
     with record.lock(run.out):
         study.prepare(run)
 
 
 @command
-def split_(run: Study) -> None:
+def split_(run: "study.Study") -> None:
     """Patients -> Table 1's test set and five folds."""
     images_and_split(run)
 
 
 @command
 def train_(
-    run: Study,
+    run: "study.Study",
     task: Annotated[TaskName | None, typer.Argument(help="One task. [all five]", show_default=False)] = None,
     fold: Annotated[int | None, option("One fold. [all five]", min=0, max=FOLDS - 1)] = None,
 ) -> None:
@@ -232,21 +246,54 @@ def train_(
 
 
 @command
-def table1(run: Study) -> None:
+def table1(run: "study.Study") -> None:
     """Images of each class in training and test, beside the paper's."""
     tabulate(run, "table1")
 
 
 @command
-def table2a(run: Study) -> None:
+def table2a(run: "study.Study") -> None:
     """Abnormality: mass against calcification, benign against malignant, and both at once (MLMC)."""
     tabulate(run, "table2a")
 
 
 @command
-def table2b(run: Study) -> None:
+def table2b(run: "study.Study") -> None:
     """Luminal against non-luminal: baseline, and transfer from MLMC."""
     tabulate(run, "table2b")
+
+
+@app.command(name="audit")
+def audit_(out: Annotated[Path | None, option("Outputs folder. [outputs, or $LUMIN_OUT]")] = None) -> None:
+    """Re-derive the paper's own figures from each other. Needs no data, no GPU and two seconds."""
+    with explained():
+        folder = out or Path(os.environ.get("LUMIN_OUT", "outputs"))
+        rows = audit.audit({cell: known for cell, known in TABLE2.items() if known.digits == 4})
+        record.write(folder / "tables/audit.json", audit.as_json(rows))
+        record.write(folder / "tables/audit.md", audit.markdown(rows))
+        record.commit(folder, "audit", ["tables/audit.json", "tables/audit.md"], {}, {})
+        console.print(Markdown((folder / "tables/audit.md").read_text()))
+
+
+@command
+def doctor_(run: "study.Study") -> None:
+    """Is this machine ready? What is found, and what to do where something lacks."""
+    found = doctor.examine(run.data, run.out, run.recipe, run.demo)
+    for check in found:
+        state = "[green]ok[/]" if not check.advice else "[red]lacks[/]" if check.needed else "[yellow]note[/]"
+        say(f"{state:<22} {check.what}: {check.found}{f'. {check.advice}' if check.advice else ''}")
+    if any(check.needed and check.advice for check in found):
+        raise typer.Exit(DATA)
+
+
+@command
+def show_(run: "study.Study") -> None:
+    """Print the tables that are there, and compute nothing."""
+    there = [name for name in study.TABLES if (run.out / f"tables/{name}.md").exists()]
+    if not there:
+        raise record.RecordError(f"{run.out} has no tables yet. Type python repro.py all.")
+    for name in there:
+        show(run, name)
 
 
 @app.command(name="phantom")

@@ -19,6 +19,7 @@ The map of the house. Data flows downwards; a module imports only what is named 
     jobs        many trainings at once, followed and stopped             <- tasks, record, train
     results     predictions -> cells, intervals, tests                   <- paper, tasks, stats
     tables      results -> the paper's tables as Markdown and JSON       <- paper, stats, results
+    doctor      is this machine ready?                                   <- paper, network
     study   an outputs folder  <- paper, record, cohort, phantom, preprocess, split, tasks, network, train, jobs, tables
 
 repro.py is the command line: options, progress, exit codes, one verb a stage.

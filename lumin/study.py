@@ -297,7 +297,10 @@ def note(study: Study, costs: dict[str, dict]) -> None:
 def provenance(study: Study) -> tables.Provenance:
     """What every table says of its run."""
     ours, papers = asdict(study.recipe), asdict(PAPER)
-    departures = [f"{k.replace('_', ' ')} {ours[k]} instead of {v}" for k, v in papers.items() if ours[k] != v]
+    papers["test_share"] = "Table 1's"
+    departures = [
+        f"{k.replace('_', ' ')} {ours[k]} instead of {v}" for k, v in papers.items() if ours[k] not in (v, None)
+    ]
     kind = record.read(study.out)["settings"]["cohort"]
     return tables.Provenance(kind, study.seed, record.sha256(study.out / "split.csv"), departures)
 

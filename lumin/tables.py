@@ -31,6 +31,7 @@ NAMES = {
     "luminal-baseline": "baseline",
     "luminal-transfer": "transfer",
 }
+TOTALS = {"All": ("Benign", "Malignant"), "With subtype": ("Luminal", "Non-luminal")}
 PARTITIONS = ("training and validation", "test")
 
 
@@ -141,32 +142,29 @@ def table1(mammograms: Sequence[Mammogram], roles: dict[str, str], flow: dict[st
     """Records, roles and the inclusion flow -> Table 1, folds, and who is in which partition."""
     counts = Counter((name, roles[m.patient]) for m in mammograms for name in ("All", *classes(m)))
     folds = [f"fold{k}" for k in range(FOLDS)]
-    ours = {name: (sum(counts[name, fold] for fold in folds), counts[name, "test"]) for name in ("All", *TABLE1)}
-    paper = {"All": tuple(sum(TABLE1[name][i] for name in ("Benign", "Malignant")) for i in (0, 1)), **TABLE1}
+    ours = {name: (sum(counts[name, fold] for fold in folds), counts[name, "test"]) for name in TABLE1}
+    paper, per_fold = dict(TABLE1), {name: [counts[name, fold] for fold in folds] for name in TABLE1}
+    for total, parts in TOTALS.items():
+        for table in (paper, ours, per_fold):
+            table[total] = [sum(numbers) for numbers in zip(*(table[part] for part in parts), strict=True)]
     rows = [
-        [
-            name,
-            *(str(n) for i in (0, 1) for n in (paper[name][i], ours[name][i])),
-            *(str(counts[name, f]) for f in folds),
-        ]
-        for name in ("All", *TABLE1)
+        [name, *(str(n) for i in (0, 1) for n in (paper[name][i], ours[name][i])), *map(str, per_fold[name])]
+        for name in ("All", *list(TABLE1)[:5], "With subtype", *list(TABLE1)[5:])
     ]
-    header = ["images", *(f"{p}: {who}" for p in PARTITIONS for who in ("paper", "ours")), *folds]
-    same = sum(paper[name][i] == ours[name][i] for name in TABLE1 for i in (0, 1))
+    header = ["images", *(f"{part}, {who}" for part in ("CV", "test") for who in ("paper", "ours")), *folds]
+    same = sum(paper[name][i] == ours[name][i] for name in paper for i in (0, 1))
     parts = [[m for m in mammograms if (roles[m.patient] == "test") == (p == "test")] for p in PARTITIONS]
     known, others = (dict(who(part)) for part in parts)
     sections = [
         grid(header, rows),
-        f"{same} of the {2 * len(TABLE1)} class counts are the paper's. A subtype is known of malignant breasts alone.",
+        "CV: training and validation, five folds. " + f"{same} of the {2 * len(paper)} numbers are the paper's.",
         "## Who is in which partition",
         grid(["", *PARTITIONS], [[name, value, others[name]] for name, value in known.items()]),
         "## Flow of images",
         grid(["", "number"], [[name, str(value)] for name, value in flow.items()]),
     ]
     data = {
-        "counts": {
-            name: {"paper": paper[name], "ours": ours[name], "folds": [counts[name, f] for f in folds]} for name in ours
-        },
+        "counts": {name: {"paper": paper[name], "ours": ours[name], "folds": per_fold[name]} for name in paper},
         "partitions": {PARTITIONS[0]: known, PARTITIONS[1]: others},
         "flow": flow,
     }

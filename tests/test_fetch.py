@@ -263,9 +263,12 @@ def test_a_file_lost_after_verification_is_fetched_again(bucket, tmp_path):
     fetch.download(tmp_path / "data", quiet, bucket.url)
     (tmp_path / "data" / next(iter(expected()))).unlink()
     bucket.asked.clear()
-    fetch.download(tmp_path / "data", quiet, bucket.url)
+    seen = []
+    fetch.download(tmp_path / "data", lambda *at: seen.append(at), bucket.url)
     assert tree(tmp_path / "data") == expected()
     assert bucket.asked.total() == 1
+    assert seen == sorted(seen)
+    assert len(set(seen[-1])) == 1
 
 
 @pytest.mark.slow
@@ -290,11 +293,14 @@ def test_some_503s_and_cuts_are_retried(bucket, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_users_own_s3_settings_do_not_lead_elsewhere(bucket, tmp_path, monkeypatch):
-    settings = {"S3_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_PROFILE": "none", "AWS_REGION": "eu-north-1"}
+    """A profile that does not exist is an error to the AWS SDK, anonymous or not."""
+    settings = {"S3_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_PROFILE": "none", "AWS_SDK_LOAD_CONFIG": "1"}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     fetch.download(tmp_path / "data", quiet, bucket.url)
     assert tree(tmp_path / "data") == expected()
+    # The bucket itself is asked for once, to see whether there is a network, and never for its region.
+    assert sum(path.strip("/") == fetch.BUCKET for path in bucket.paths) == 1
 
 
 KILLED = """
@@ -329,6 +335,15 @@ def test_killed_and_resumed(bucket, tmp_path, how):
     assert lacking <= bucket.asked.keys()
     # What was complete is not asked for again; s5cmd may still have had two under way.
     assert bucket.asked.total() <= len(lacking) + 2
+
+
+def test_an_object_without_md5_is_judged_by_size_and_header(tmp_path):
+    path, s = tmp_path / "object.dcm", fetch.Series("D1-0001", uid("D1-0001"), "prefix", 2, 0)
+    path.write_bytes(body := image("D1-0001", 0))
+    listed = fetch.Listed(s, "key", "path", len(body), "0123456789abcdef0123456789abcdef-2")
+    assert fetch._flaw(path, s, listed) == ""
+    assert fetch._flaw(path, s, listed._replace(bytes=len(body) + 2)).startswith("truncated: ")
+    assert fetch._flaw(path, s, listed._replace(etag=listed.etag[:32])).startswith("altered: MD5")
 
 
 # ---- downloads that fail -------------------------------------------------------------------------
@@ -475,7 +490,18 @@ def test_no_answer(bucket, tmp_path, monkeypatch):
         before = time.monotonic()
         assert "no connection (" in failing(bucket, tmp_path / "data")
         assert time.monotonic() - before < 5
-    assert fetch.REACH < 10
+    assert fetch.REACH * len(fetch.SHEET_URLS) < 10
+
+
+def test_a_name_that_is_looked_up_for_ever(tmp_path, monkeypatch):
+    done = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: done.wait(5) or [])
+    monkeypatch.setattr(fetch, "REACH", 0.2)
+    before = time.monotonic()
+    with pytest.raises(fetch.FetchError, match=r"no connection \(no answer in 0.2 s\)"):
+        fetch.download(tmp_path / "data", quiet, "http://idc.invalid")
+    assert time.monotonic() - before < 3
+    done.set()
 
 
 def test_a_full_disk_is_told_before_anything_is_fetched(bucket, tmp_path, monkeypatch):

@@ -1,0 +1,300 @@
+"""ResNet-18 against torchvision's own and a count by hand; weights files, wrong and hostile ones among them."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import resnet18, resnet34, resnet50
+
+from lumin import network
+from lumin.network import Classifier, NetworkError, Stack, choose
+from lumin.tasks import BY_NAME
+
+MLMC, BASELINE = BY_NAME["mlmc"], BY_NAME["luminal-baseline"]
+
+
+def images(seed=0, count=3, height=64, width=32):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def convolutions():
+    """(in, out, kernel, how often the input was halved before the output) of ResNet-18, from its paper's Table 1."""
+    yield 3, 64, 7, 1
+    for stage, width in enumerate((64, 128, 256, 512)):
+        before = width // 2 if stage else 64
+        halved = 2 + stage
+        yield before, width, 3, halved
+        yield from [(width, width, 3, halved)] * 3
+        if stage:
+            yield before, width, 1, halved  # the shortcut
+
+
+# ---- size ------------------------------------------------------------------------------------------
+
+
+def test_parameters_by_hand():
+    by_hand = sum(i * o * k * k + 2 * o for i, o, k, _ in convolutions()) + 512 * 2 + 2  # 2 o: batch normalisation
+    assert by_hand == 11_177_538
+    assert network.size(64, 32)[0] == by_hand == sum(p.numel() for p in resnet18(num_classes=2).parameters())
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 32), (166, 64), (1326, 512)])
+def test_operations_against_a_count_by_hooks(height, width):
+    counted = []
+
+    def count(layer, _, output):
+        """2 operations a multiplication: (in / groups) k^2 for each output value."""
+        weights = layer.weight[0].numel()
+        counted.append(2 * weights * output.numel())
+
+    with torch.device("meta"):
+        model = resnet18(num_classes=2).eval()
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+                layer.register_forward_hook(count)
+        model(torch.empty(1, 3, height, width))
+    assert network.size(height, width)[1] == sum(counted)
+
+
+def test_operations_by_hand_where_all_halves_are_whole():
+    by_hand = sum(2 * i * o * k * k * (64 >> h) * (32 >> h) for i, o, k, h in convolutions()) + 2 * 512 * 2
+    assert network.size(64, 32)[1] == by_hand
+
+
+# ---- the same function as torchvision's --------------------------------------------------------------
+
+
+def pair(outputs=2, **options):
+    torch.manual_seed(1)
+    reference = resnet18(num_classes=outputs)
+    model = Classifier(outputs, **options)
+    model.load_state_dict(reference.state_dict())
+    return model, reference
+
+
+@pytest.mark.parametrize("size", [(64, 32), (83, 37)])
+def test_logits_are_torchvisions(size):
+    model, reference = pair(3, dropout=0.3)
+    batch = images(0, 3, *size)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.eval()(batch), reference.eval()(batch), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_torchvisions():
+    model, reference = pair(2)
+    for each in (model, reference):
+        each.train()(images()).square().sum().backward()
+    ours = {name: p.grad for name, p in model.named_parameters()}
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_maps_are_the_last_stage():
+    model, reference = pair(2)
+    seen = []
+    reference.layer4.register_forward_hook(lambda *hook: seen.append(hook[2]))
+    with torch.inference_mode():
+        maps = model.eval().maps(images())
+        reference.eval()(images())
+    assert maps.shape == (3, 512, 2, 1)
+    torch.testing.assert_close(maps, seen[0])
+
+
+def test_dropout_is_before_the_last_layer_and_in_training_alone():
+    model = Classifier(2, dropout=0.3)
+    model.fc = torch.nn.Identity()
+    maps = torch.ones(64, 512, 2, 1)
+    torch.manual_seed(0)
+    features = model.train().head(maps)
+    kept = features != 0
+    assert 0.68 < kept.float().mean() < 0.72  # 32,768 draws: 0.7 within 8 standard errors
+    torch.testing.assert_close(features[kept], torch.full_like(features[kept], 1 / 0.7))
+    assert (model.eval().head(maps) == 1).all()
+
+
+def test_without_dropout_training_drops_nothing():
+    model = Classifier(2)
+    model.fc = torch.nn.Identity()
+    assert (model.train().head(torch.ones(4, 512, 1, 1)) == 1).all()
+
+
+def test_the_head_stays_float32_where_the_rest_is_bfloat16():
+    model, reference = pair(2, precision="bf16")
+    batch = images(0, 8)
+    with torch.inference_mode():
+        maps = model.eval().maps(batch)
+        logits = model(batch)
+        exact = reference.eval()(batch)
+    assert maps.dtype == torch.bfloat16
+    assert logits.dtype == model.fc.weight.dtype == torch.float32
+    assert torch.equal(logits, model.fc(maps.float().mean((2, 3))))
+    assert not torch.equal(logits, logits.bfloat16().float()), "logits rounded to bfloat16 would tie"
+    torch.testing.assert_close(logits, exact, rtol=0.05, atol=0.05)
+    assert not torch.equal(logits, exact), "nothing was computed in bfloat16"
+
+
+# ---- starting weights --------------------------------------------------------------------------------
+
+
+def test_random_weights_depend_on_the_key_alone():
+    first, again, other = (network.network(MLMC, None, key, "fp32").state_dict() for key in ((0, 1), (0, 1), (0, 2)))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+@pytest.mark.parametrize("kind", ["start.safetensors", "start.pth"])
+def test_a_weights_file_replaces_all_but_the_last_layer(tmp_path, kind):
+    torch.manual_seed(2)
+    weights = resnet18(num_classes=1000).state_dict()
+    path = tmp_path / kind
+    save_file(weights, path) if path.suffix == ".safetensors" else torch.save(weights, path)
+    model = network.network(BASELINE, path, (0, "x"), "fp32").state_dict()
+    random = network.network(BASELINE, None, (0, "x"), "fp32").state_dict()
+    for name, value in model.items():
+        assert torch.equal(value, (random if name.startswith("fc.") else weights)[name]), name
+    assert model["fc.weight"].shape == (2, 512)
+
+
+def test_a_transfer_starts_from_three_outputs(tmp_path):
+    mlmc = network.network(MLMC, None, (0, "mlmc", 4), "fp32").state_dict()
+    save_file(mlmc, tmp_path / "fold4.safetensors")
+    model = network.network(BY_NAME["luminal-transfer"], tmp_path / "fold4.safetensors", (0,), "fp32").state_dict()
+    assert all(torch.equal(model[name], mlmc[name]) for name in mlmc if not name.startswith("fc."))
+    assert model["fc.bias"].shape == (2,)
+
+
+def wrong_files():
+    torch.manual_seed(3)
+    good = resnet18().state_dict()
+    return {
+        "another network, deeper": resnet34().state_dict(),
+        "another network, wider": resnet50().state_dict(),
+        "grey input": good | {"conv1.weight": torch.zeros(64, 1, 7, 7)},
+        "a tensor missing": {name: value for name, value in good.items() if name != "layer3.0.conv1.weight"},
+        "a tensor too many": good | {"layer5.weight": torch.zeros(1)},
+        "nested": {"state_dict": good},
+        "one tensor": torch.zeros(3),
+        "a list": [torch.zeros(3)],
+        "a number for a tensor": good | {"conv1.weight": 3.0},
+    }
+
+
+@pytest.mark.parametrize("what", wrong_files())
+def test_a_file_of_something_else_is_one_error(tmp_path, what):
+    path = tmp_path / "wrong.pth"
+    torch.save(wrong_files()[what], path)
+    with pytest.raises(NetworkError, match=r"wrong\.pth"):
+        network.network(BASELINE, path, (0,), "fp32")
+
+
+@pytest.mark.parametrize("name", ["torn.pth", "torn.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not weights at all"])
+def test_a_torn_file_is_one_error(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(NetworkError, match="torn"):
+        network.network(BASELINE, tmp_path / name, (0,), "fp32")
+
+
+def test_an_absent_file_is_one_error(tmp_path):
+    with pytest.raises(NetworkError, match="absent"):
+        network.network(BASELINE, tmp_path / "absent.safetensors", (0,), "fp32")
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return Path.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("form", ["torch", "torch, old format", "pickle"])
+def test_nothing_in_a_hostile_file_is_run(tmp_path, form):
+    path, trace = tmp_path / "hostile.pt", tmp_path / "trace"
+    content = {"conv1.weight": Payload(trace)}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(content))
+        pickle.loads(path.read_bytes())  # the payload is a live one
+        trace.rmdir()
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "torch")
+        torch.load(path, weights_only=False)
+        trace.rmdir()
+    with pytest.raises(NetworkError, match="hostile"):
+        network.load_weights(path)
+    assert not trace.exists()
+
+
+def test_restore_gives_back_what_was_saved(tmp_path):
+    made = network.network(MLMC, None, (5,), "fp32")
+    save_file(made.state_dict(), tmp_path / "fold0.safetensors")
+    back = network.restore(MLMC, tmp_path / "fold0.safetensors", Stack("cpu", "fp32", 1), torch.device("cpu"))
+    assert not back.training
+    assert all(torch.equal(value, made.state_dict()[name]) for name, value in back.state_dict().items())
+
+
+# ---- the machine ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "gpu", "chip", "expected"),
+    [
+        ("auto", "auto", True, {}, ("cuda", "tf32")),
+        ("auto", "auto", False, {"avx512_bf16": True}, ("cpu", "bf16")),
+        ("auto", "auto", False, {"amx_bf16": True}, ("cpu", "bf16")),
+        ("auto", "auto", False, {"avx512_f": True}, ("cpu", "fp32")),
+        ("cpu", "auto", True, {}, ("cpu", "fp32")),
+        ("cuda:1", "auto", True, {"amx_bf16": True}, ("cuda:1", "tf32")),
+        ("cpu", "fp32", True, {"amx_bf16": True}, ("cpu", "fp32")),
+        ("cuda", "bf16", True, {}, ("cuda", "bf16")),
+    ],
+)
+def test_auto_is_resolved_for_the_machine(monkeypatch, device, precision, gpu, chip, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: chip)
+    stack = choose(device, precision, None)
+    assert (stack.device, stack.precision) == expected
+
+
+def test_threads_are_all_cores_on_a_cpu_and_one_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(network.os, "cpu_count", lambda: 12)
+    assert choose("cpu", "fp32", None).threads == 12
+    assert choose("cuda", "tf32", None).threads == 1
+    assert choose("cpu", "fp32", 3).threads == 3
+
+
+@pytest.mark.parametrize(("device", "precision"), [("gpu", "auto"), ("cpu", "fp64"), ("cpu", "half")])
+def test_a_machine_that_does_not_exist_is_refused(device, precision):
+    with pytest.raises(NetworkError, match=f"{device}|{precision}"):
+        choose(device, precision, 1).settle()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_one_error_that_says_what_to_type():
+    with pytest.raises(NetworkError, match="--device cpu"):
+        Stack("cuda", "tf32", 1).settle()
+
+
+def test_settle_makes_the_process_deterministic():
+    before = torch.get_num_threads()
+    Stack("cpu", "fp32", 1).settle()
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert not torch.backends.cudnn.benchmark
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(before)
+
+
+def test_the_stack_names_what_the_bits_depend_on():
+    described = Stack("cpu", "fp32", 2).describe()
+    assert described["torch"] == torch.__version__
+    assert described["threads"] == 2
+    assert {"cpu", "cpu_capability", "precision"} <= described.keys()
+
+
+def test_speed_is_a_positive_number():
+    assert network.speed(Stack("cpu", "fp32", 1)) > 1e6
