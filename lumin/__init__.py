@@ -5,7 +5,8 @@ The map of the house. Data flows downwards; a module imports only what is named 
     paper       what the paper states, leaves unstated, and published    <- nothing
     stats       F1, AUC, intervals, tests; arrays in, numbers out        <- nothing
     record      atomic writes, hashes, the manifest                      <- nothing
-    cohort      clinical sheet + DICOM headers -> Mammogram records      <- paper
+    sheet       the clinical sheet -> labelled breasts                   <- paper
+    cohort      sheet + DICOM headers -> Mammogram records               <- paper, sheet
     anatomy     pictures of synthetic breasts, in millimetres            <- paper
     phantom     the synthetic cohort, written as CMMD would be           <- paper, anatomy
     fetch       CMMD and the clinical sheet, downloaded and verified     <- record

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lumin import cohort
+from lumin import sheet as sheet_of
 from lumin.cohort import CohortError, list_files, read_cohort
 
 
@@ -191,7 +192,7 @@ def test_a_mutated_sheet_gives_records_or_one_error(small, data):
 @pytest.mark.skipif(not SHARED.exists(), reason="CMMD's real labels are not part of the project")
 def test_the_real_sheet_has_cmmds_counts():
     problems = []
-    breasts = cohort.read_sheet(SHARED / "cmmd/clinical.csv", problems)
+    breasts = sheet_of.read_sheet(SHARED / "cmmd/clinical.csv", problems)
     assert problems == []
     assert len(breasts) == 1872
     assert len({patient for patient, _ in breasts}) == 1775

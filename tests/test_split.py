@@ -9,7 +9,7 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lumin import cohort, split
+from lumin import sheet, split
 from lumin.paper import TABLE1, classes
 from lumin.split import ROLES, SplitError
 
@@ -52,7 +52,7 @@ def count(images, roles, names=classes):
 
 def cmmd():
     """CMMD's labelled images from its real sheet, its two pairs of identical images tied."""
-    sheet = cohort.read_sheet(SHARED / "cmmd/clinical.csv", [])
+    labelled = sheet.read_sheet(SHARED / "cmmd/clinical.csv", [])
     records = [
         image(
             b.patient,
@@ -61,7 +61,7 @@ def cmmd():
             int(b.classification == "Malignant"),
             int("Luminal" in b.subtype) if b.subtype else None,
         )
-        for b in sheet.values()
+        for b in labelled.values()
         for _ in range(2)
     ]
     return records, alone(records) | {"D2-0284": "D1-0202", "D1-1292": "D1-0808"}
