@@ -35,7 +35,7 @@ class Room:
         return getattr(importlib.import_module(f"lumin.{self.name}"), thing)
 
 
-audit, cohort, doctor, network, phantom = map(Room, ("audit", "cohort", "doctor", "network", "phantom"))
+audit, cohort, doctor, fetch, network, phantom = map(Room, ("audit", "cohort", "doctor", "fetch", "network", "phantom"))
 preprocess, record, split, study, train = map(Room, ("preprocess", "record", "split", "study", "train"))
 
 USAGE, DATA, DIFFERENCE, INTERRUPTED = 2, 3, 4, 130  # exit codes
@@ -110,6 +110,8 @@ def explained() -> Iterator[None]:
         fail(DATA, "\n".join([str(error), *(f"  {where}: {what}" for where, what in error.problems)]))
     except (preprocess.ImageError, split.SplitError) as error:
         fail(DATA, error)
+    except fetch.FetchError as error:
+        fail(DATA, f"{error} To try the kit without CMMD, type --demo.")
     except (train.Interrupted, KeyboardInterrupt) as error:
         where = f" in {error}" if str(error) else ""
         fail(INTERRUPTED, f"Interrupted{where}. What is done is saved; type the same command to go on.")
@@ -225,10 +227,39 @@ def render(markdown: str) -> None:
         console.print(table)
 
 
+def download(folder: Path) -> None:
+    """Fetch what a data folder lacks of CMMD, after saying how much that is."""
+    lacking, size, free = fetch.plan(folder)
+    say(f"CMMD into {folder}: {lacking} series lack, {size / 1e9:.1f} GB; {free / 1e9:.0f} GB are free.")
+    say(f"At 20 MB/s that takes {size / 20e6 / 60:.0f} minutes; stopped, it goes on where it was.\n\n{fetch.LICENCE}")
+    with Screen().bar("Bytes of CMMD") as progress:
+        fetch.download(folder, progress)
+    fetch.sheet(folder)
+
+
+def lacks_cmmd(run: "study.Study") -> bool:
+    """True where CMMD should be fetched: the data folder is empty, or holds a download that is not finished."""
+    if run.demo or not (run.data.is_dir() or run.data == study.default_data()) or record.read(run.out)["stages"]:
+        return False
+    unfinished = (run.data / "LICENCE.txt").exists() and not (run.data / "VERIFIED.json").exists()
+    return unfinished or not cohort.list_files(run.data)
+
+
 @command
-def all_(run: "study.Study") -> None:
-    """The whole paper: images, split, 25 trainings, Tables 1, 2a and 2b."""
+def download_(run: "study.Study") -> None:
+    """Fetch CMMD (22.9 GB) and its sheet into the data folder, and verify them."""
+    download(run.data)
+
+
+@command
+def all_(
+    run: "study.Study",
+    fetching: Annotated[bool, option("Fetch CMMD where the data folder is empty.", "--download/--no-download")] = True,
+) -> None:
+    """The whole paper: CMMD where it lacks, images, split, 25 trainings, Tables 1, 2a and 2b."""
     started = time.perf_counter()
+    if fetching and lacks_cmmd(run):
+        download(run.data)
     images_and_split(run)
     learn(run, [task.name for task in TASKS])
     for name in study.TABLES:

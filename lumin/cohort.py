@@ -138,14 +138,16 @@ def read_cohort(
     Paths and file names mean nothing. Breasts with images but without a row are counted and left out.
     Raises CohortError with every contradiction there is.
     """
-    if not data.is_dir():
+    listing = list_files(data)
+    if not listing:
         raise CohortError(
-            f"There is no data folder {data}. Name CMMD's with --data DIR, or type --demo for a synthetic cohort."
+            f"There are no data in {data}. Name CMMD's folder with --data DIR, fetch it with `python repro.py download`, "
+            "or type --demo for a synthetic cohort."
         )
     problems: list[Problem] = []
     path = find_sheet(data, sheet)
     breasts = read_sheet(path, problems)
-    read = read_all_headers(data, [entry for entry in list_files(data) if data / entry[0] != path], jobs, progress)
+    read = read_all_headers(data, [entry for entry in listing if data / entry[0] != path], jobs, progress)
     headers = [header for header in read if header]
     if not headers:
         raise CohortError(

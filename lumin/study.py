@@ -89,6 +89,11 @@ class Study:
         return {name: record.sha256(self.out / name) for name in names}
 
 
+def default_data() -> Path:
+    """Where CMMD is looked for unless --data says otherwise."""
+    return Path(os.environ.get("LUMIN_DATA", "data/CMMD"))
+
+
 def open_study(given: Options, screen: Screen) -> Study:
     """Options -> Study. What is not asked for is as the outputs folder was begun, else the default."""
     base = Path(os.environ.get("LUMIN_OUT", "outputs"))
@@ -105,7 +110,7 @@ def open_study(given: Options, screen: Screen) -> Study:
     chosen |= asdict(DEMO if demo else PAPER) | begun | asked
     stack = network.choose(chosen["device"], chosen["precision"], chosen["threads"])
     study = Study(
-        data=given.data or (out / "phantom" if demo else Path(os.environ.get("LUMIN_DATA", "data/CMMD"))),
+        data=given.data or (out / "phantom" if demo else default_data()),
         out=out,
         sheet=given.sheet,
         demo=demo,
@@ -135,7 +140,7 @@ def prepare(study: Study) -> None:
     if study.demo and not phantom.complete(study.data, "demo", study.seed):
         with study.screen.bar("Synthetic cohort, images") as progress:
             phantom.write(study.data, "demo", study.seed, jobs=processes, progress=progress)
-    listing = cohort.list_files(study.data) if study.data.is_dir() else []
+    listing = cohort.list_files(study.data)
     if not why and sources.exists() and cohort.unchanged(listing, sources):
         return study.screen.say("Images: up to date.")
     study.screen.say(f"Images: to be made ({why or 'the files of the data folder changed'}).")

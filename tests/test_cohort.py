@@ -112,8 +112,10 @@ def test_a_file_name_made_of_a_tag_cannot_leave_the_outputs(small):
 
 
 def test_missing_data_name_both_ways_out(tmp_path):
-    with pytest.raises(CohortError, match=r"--data.*--demo"):
-        read_cohort(tmp_path / "none", None)
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(CohortError, match=r"--data.*--demo"):
+            read_cohort(folder, None)
+    (tmp_path / "notes.txt").write_text("no sheet")
     with pytest.raises(CohortError, match="No clinical sheet"):
         read_cohort(tmp_path, None)
     sheet(tmp_path / "clinical.csv", ("D1-0001", "L", 44, "mass", "Benign", ""))

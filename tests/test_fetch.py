@@ -303,9 +303,10 @@ def test_a_users_own_s3_settings_do_not_lead_elsewhere(bucket, tmp_path, monkeyp
 
 
 KILLED = """
-import sys
+import signal, sys
 from pathlib import Path
 from lumin import fetch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with SIGINT ignored
 fetch.MANIFEST, fetch.WORKERS = Path(sys.argv[1]), 2
 fetch.download(Path(sys.argv[2]), lambda done, total: print(done, flush=True), sys.argv[3])
 """
