@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,9 @@ class Room:
 
 
 audit, cohort, doctor, fetch, network, phantom = map(Room, ("audit", "cohort", "doctor", "fetch", "network", "phantom"))
-preprocess, record, split, study, train = map(Room, ("preprocess", "record", "split", "study", "train"))
+preprocess, record, split, study, train, verify = map(
+    Room, ("preprocess", "record", "split", "study", "train", "verify")
+)
 
 USAGE, DATA, DIFFERENCE, INTERRUPTED = 2, 3, 4, 130  # exit codes
 
@@ -332,6 +335,31 @@ def doctor_(run: "study.Study") -> None:
         say(f"{state:<22} {check.what}: {check.found}{f'. {check.advice}' if check.advice else ''}")
     if any(check.needed and check.advice for check in found):
         raise typer.Exit(DATA)
+
+
+@command
+def verify_(
+    run: "study.Study",
+    against: Annotated[Path | None, option("Another outputs folder, to compare with stage by stage.")] = None,
+    predict: Annotated[bool, option("Also predict again from weights and images.", "--predict")] = False,
+    retrain: Annotated[str | None, option("Also train one fold again, such as mlmc/0, and compare bitwise.")] = None,
+) -> None:
+    """Do tables follow from predictions, predictions from weights, weights from images and seeds?"""
+    findings = verify.hashes(run.out)
+    if any(finding.ok is False for finding in findings):
+        say("The files are not as recorded, so what follows from them is not checked.")
+    else:
+        findings += verify.made_with(run.out, study.expected(run))
+        findings += [*verify.images(run.out), *verify.remade(run.out, functools.partial(study.make_table, run))]
+        findings += verify.predictions(run.out, study.all_trainings(run)) if predict else []
+        with tempfile.TemporaryDirectory() as folder:
+            findings += verify.retrained(study.one_training(run, retrain), Path(folder)) if retrain else []
+    findings += verify.against(run.out, against) if against else []
+    for stage, file, what, ok in findings:
+        state = {True: "[green]ok[/]    ", False: "[red]differs[/]", None: "[yellow]note[/]  "}[ok]
+        say(f"{state} {stage}: {f'{file} ' if file else ''}{what}")
+    if any(finding.ok is False for finding in findings):
+        raise typer.Exit(DIFFERENCE)
 
 
 @command

@@ -20,6 +20,9 @@ The map of the house. Data flows downwards; a module imports only what is named 
     jobs        many trainings at once, followed and stopped             <- tasks, record, train
     results     predictions -> cells, intervals, tests                   <- paper, tasks, stats
     tables      results -> the paper's tables as Markdown and JSON       <- paper, stats, results
+    verify      do tables follow from predictions, from weights?    <- preprocess, record, network, tables, tasks, train
+    replication many seeds: how far each cell moves                      <- paper, results, stats, tables, tasks
+    corrections CMMD's known defects, mended                             <- paper
     doctor      is this machine ready?                                   <- paper, network
     study   an outputs folder  <- paper, record, cohort, phantom, preprocess, split, tasks, network, train, jobs, tables
 

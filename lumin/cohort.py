@@ -141,7 +141,7 @@ def read_cohort(
     listing = list_files(data)
     if not listing:
         raise CohortError(
-            f"There are no data in {data}. Name CMMD's folder with --data DIR, fetch it with `python repro.py download`, "
+            f"No data in {data}. Name CMMD's folder with --data DIR, fetch it with `python repro.py download`, "
             "or type --demo for a synthetic cohort."
         )
     problems: list[Problem] = []

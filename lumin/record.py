@@ -107,9 +107,28 @@ def read(out: Path) -> dict:
     if not path.exists():
         return {"settings": {}, "stacks": {}, "stages": {}, "unverified": {}}
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        manifest = json.loads(path.read_text())
+        if not _whole(manifest):
+            raise ValueError("not what a run writes")
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is damaged ({error}). Type --overwrite to begin again.") from error
+    return manifest
+
+
+def _whole(manifest: object) -> bool:
+    """Has a manifest its four parts, and each stage what a stage has?"""
+    parts = ("settings", "stacks", "stages", "unverified")
+    if not (isinstance(manifest, dict) and all(isinstance(manifest.get(part), dict) for part in parts)):
+        return False
+    entries = [*manifest["stages"].values(), *manifest["unverified"].values()]
+    return all(isinstance(value, dict) for value in [*manifest["stacks"].values(), *entries]) and all(
+        isinstance(entry.get("stack"), str)
+        and isinstance(entry.get("inputs"), dict)
+        and isinstance(entry.get("files"), dict)
+        and isinstance(entry.get("tensors", {}), dict)
+        and all(isinstance(names, dict) for names in entry.get("tensors", {}).values())
+        for entry in entries
+    )
 
 
 @contextlib.contextmanager

@@ -132,7 +132,7 @@ def open_study(given: Options, screen: Screen) -> Study:
 
 def prepare(study: Study) -> None:
     """DICOM files and sheet -> cohort.csv and the image store; nothing where they are still true."""
-    inputs = {"size": [study.recipe.height, study.recipe.width], "version": VERSIONS["prepare"]}
+    inputs = images_settings(study)
     sources, processes = study.out / "sources.csv", os.cpu_count() or 1
     why = "told to overwrite" if study.overwrite else record.stale(study.out, "prepare", inputs)
     if not why and not study.data.exists():
@@ -171,6 +171,11 @@ def prepare(study: Study) -> None:
         study.screen.say(f"Identical images tie patients together: {tied}.")
 
 
+def images_settings(study: Study) -> dict:
+    """What the images depend on besides the DICOM files."""
+    return {"size": [study.recipe.height, study.recipe.width], "version": VERSIONS["prepare"]}
+
+
 def identity(study: Study, found: cohort.Cohort) -> dict[str, str]:
     """What the outputs folder is about: the images' names, and what the tables' titles say of them."""
     images, count = record.digest([m.image for m in found.mammograms]), len(found.mammograms)
@@ -196,10 +201,14 @@ def check_disk(study: Study, count: int) -> None:
 # ---- split ---------------------------------------------------------------------------------------
 
 
+def split_settings(study: Study) -> dict:
+    """What the split depends on besides the cohort."""
+    return {"seed": study.seed, "test": study.recipe.test_share, "version": VERSIONS["split"]}
+
+
 def divide(study: Study) -> None:
     """cohort.csv -> split.csv, seeds.csv."""
-    inputs = {"seed": study.seed, "test": study.recipe.test_share, "version": VERSIONS["split"]}
-    inputs |= study.hashes("cohort.csv")
+    inputs = split_settings(study) | study.hashes("cohort.csv")
     if not record.stale(study.out, "split", inputs):
         return
     mammograms, groups = cohort.read_csv(study.out / "cohort.csv")
@@ -245,6 +254,25 @@ def trainings(study: Study, wanted: Sequence[tuple[Task, int]]) -> list[Training
             )
         )
     return made
+
+
+def all_trainings(study: Study) -> list[Training]:
+    """The paper's 25."""
+    return trainings(study, [(task, fold) for task in TASKS for fold in range(FOLDS)])
+
+
+def one_training(study: Study, name: str) -> Training:
+    """A name such as mlmc/0 or mlmc/fold0 -> that training. Raises RecordError for another name."""
+    for training in all_trainings(study):
+        if training.stage.removeprefix("train/") in (name, name.replace("/", "/fold")):
+            return training
+    raise record.RecordError(f"There is no training {name}. Type TASK/FOLD, such as mlmc/0.")
+
+
+def expected(study: Study) -> dict[str, dict]:
+    """Stage -> the settings and versions that its recorded inputs must have."""
+    of_trainings = {t.stage: {key: t.inputs[key] for key in ("settings", "version")} for t in all_trainings(study)}
+    return {"prepare": images_settings(study), "split": split_settings(study), **of_trainings}
 
 
 def starting(study: Study, task: Task, fold: int) -> tuple[Path | None, str]:
