@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Reproduce Panambur, Madhu, Maier (ISBI 2023): luminal subtypes in full mammograms. One command a verb."""
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -19,6 +20,7 @@ import typer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -36,9 +38,27 @@ class Room:
         return getattr(importlib.import_module(f"lumin.{self.name}"), thing)
 
 
-audit, cohort, doctor, fetch, network, phantom = map(Room, ("audit", "cohort", "doctor", "fetch", "network", "phantom"))
-preprocess, record, split, study, train, verify = map(
-    Room, ("preprocess", "record", "split", "study", "train", "verify")
+(
+    audit,
+    cohort,
+    doctor,
+    fetch,
+    network,
+    options,
+    phantom,
+    preprocess,
+    record,
+    replication,
+    split,
+    study,
+    train,
+    verify,
+) = (
+    Room(name)
+    for name in (
+        *("audit", "cohort", "doctor", "fetch", "network", "options", "phantom", "preprocess"),
+        *("record", "replication", "split", "study", "train", "verify"),
+    )
 )
 
 USAGE, DATA, DIFFERENCE, INTERRUPTED = 2, 3, 4, 130  # exit codes
@@ -90,7 +110,7 @@ def command(verb: Callable) -> Callable:
     def wrapped(**given: object) -> None:
         common = {f.name: given.pop(f.name) for f in fields(Options)}
         with explained():
-            verb(study.open_study(Options(**common), Screen()), **given)
+            verb(options.open_study(Options(**common), Screen()), **given)
 
     own = list(inspect.signature(verb).parameters.values())[1:]
     shared = [
@@ -119,20 +139,20 @@ def explained() -> Iterator[None]:
         where = f" in {error}" if str(error) else ""
         fail(INTERRUPTED, f"Interrupted{where}. What is done is saved; type the same command to go on.")
     except OSError as error:
-        what = f"{error.filename or 'A file'}: {error.strerror}"
+        what = f"{error.filename or 'A file'}: {error.strerror or error}"
         fail(DATA, f"{what}. Nothing finished is lost; mend it and type the same command to go on.")
 
 
 def fail(code: int, message: object) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"[red]Stopped.[/] {message}", highlight=False)
+    Console(stderr=True, soft_wrap=True).print("[red]Stopped.[/]", escape(str(message)), highlight=False)
     raise typer.Exit(code)
 
 
 # ---- the screen ----------------------------------------------------------------------------------
 
 
-def say(text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)
+def say(text: str, markup: bool = False) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=markup)
 
 
 class Screen:
@@ -184,21 +204,21 @@ TaskName = StrEnum("TaskName", {task.name: task.name for task in TASKS})
 PATIENCE = 60.0  # seconds to wait for another process to finish with images, split or a table
 
 
-def images_and_split(run: "study.Study") -> None:
+def images_and_split(run: "options.Study") -> None:
     """Both, made where they are lacking, by one process at a time."""
     with record.lock(run.out, patience=PATIENCE):
         study.prepare(run)
         study.divide(run)
 
 
-def learn(run: "study.Study", names: Sequence[str], folds: Sequence[int] = range(FOLDS)) -> None:
+def learn(run: "options.Study", names: Sequence[str], folds: Sequence[int] = range(FOLDS)) -> None:
     """Train what is lacking; several processes may share the folder, each with its own folds."""
     if names:
         with record.lock(run.out, ".lock.trainings", shared=True):
             study.learn(run, [(BY_NAME[name], fold) for name in names for fold in folds])
 
 
-def tabulate(run: "study.Study", name: str) -> None:
+def tabulate(run: "options.Study", name: str) -> None:
     """Make a table and all that it needs, and show its beginning."""
     images_and_split(run)
     learn(run, study.TABLES[name])
@@ -207,7 +227,7 @@ def tabulate(run: "study.Study", name: str) -> None:
     show(run, name)
 
 
-def show(run: "study.Study", name: str) -> None:
+def show(run: "options.Study", name: str) -> None:
     """Print a table as far as the paper has it; the rest is in its file."""
     path = run.out / f"tables/{name}.md"
     first, *others = path.read_text().split("\n\n## By breast")
@@ -240,23 +260,24 @@ def download(folder: Path) -> None:
     fetch.sheet(folder)
 
 
-def lacks_cmmd(run: "study.Study") -> bool:
+def lacks_cmmd(run: "options.Study") -> bool:
     """True where CMMD should be fetched: the data folder is empty, or holds a download that is not finished."""
-    if run.demo or not (run.data.is_dir() or run.data == study.default_data()) or record.read(run.out)["stages"]:
+    begun = {} if run.overwrite else record.read(run.out)["stages"]
+    if run.demo or begun or not (run.data.is_dir() or run.data == options.default_data()):
         return False
     unfinished = (run.data / "LICENCE.txt").exists() and not (run.data / "VERIFIED.json").exists()
     return unfinished or not cohort.list_files(run.data)
 
 
 @command
-def download_(run: "study.Study") -> None:
+def download_(run: "options.Study") -> None:
     """Fetch CMMD (22.9 GB) and its sheet into the data folder, and verify them."""
     download(run.data)
 
 
 @command
 def all_(
-    run: "study.Study",
+    run: "options.Study",
     fetching: Annotated[bool, option("Fetch CMMD where the data folder is empty.", "--download/--no-download")] = True,
 ) -> None:
     """The whole paper: CMMD where it lacks, images, split, 25 trainings, Tables 1, 2a and 2b."""
@@ -273,21 +294,21 @@ def all_(
 
 
 @command
-def prepare(run: "study.Study") -> None:
+def prepare(run: "options.Study") -> None:
     """DICOM files and clinical sheet -> 8-bit breast crops of the model's size."""
     with record.lock(run.out):
         study.prepare(run)
 
 
 @command
-def split_(run: "study.Study") -> None:
+def split_(run: "options.Study") -> None:
     """Patients -> Table 1's test set and five folds."""
     images_and_split(run)
 
 
 @command
 def train_(
-    run: "study.Study",
+    run: "options.Study",
     task: Annotated[TaskName | None, typer.Argument(help="One task. [all five]", show_default=False)] = None,
     fold: Annotated[int | None, option("One fold. [all five]", min=0, max=FOLDS - 1)] = None,
 ) -> None:
@@ -297,19 +318,19 @@ def train_(
 
 
 @command
-def table1(run: "study.Study") -> None:
+def table1(run: "options.Study") -> None:
     """Images of each class in training and test, beside the paper's."""
     tabulate(run, "table1")
 
 
 @command
-def table2a(run: "study.Study") -> None:
+def table2a(run: "options.Study") -> None:
     """Abnormality: mass against calcification, benign against malignant, and both at once (MLMC)."""
     tabulate(run, "table2a")
 
 
 @command
-def table2b(run: "study.Study") -> None:
+def table2b(run: "options.Study") -> None:
     """Luminal against non-luminal: baseline, and transfer from MLMC."""
     tabulate(run, "table2b")
 
@@ -327,19 +348,50 @@ def audit_(out: Annotated[Path | None, option("Outputs folder. [outputs, or $LUM
 
 
 @command
-def doctor_(run: "study.Study") -> None:
+def replicate(
+    run: "options.Study",
+    seeds: Annotated[str, option("Which, such as 0-9 or 0,3,7-9.")] = "0-9",
+) -> None:
+    """The whole paper once a seed, in OUT/seed<k>, and how far each cell of Table 2 moves."""
+    wanted = replication.parse_seeds(seeds)
+    if not run.demo:  # the demo has another cohort for each seed
+        with record.lock(run.out, patience=PATIENCE):
+            study.prepare(run)
+    for number, seed in enumerate(wanted):
+        out = run.out / f"seed{seed}"
+        one = dataclasses.replace(run, out=out, seed=seed, data=out / "phantom" if run.demo else run.data)
+        if not run.demo:
+            study.share_images(one, run.out)
+        images_and_split(one)
+        if number == 0:
+            cost = study.duration(study.hours(one, study.all_trainings(one)) * len(wanted))
+            say(f"{len(wanted)} seeds, {25 * len(wanted)} trainings: at most about {cost} from nothing.")
+        learn(one, [task.name for task in TASKS])
+        for name in study.TABLES:
+            study.tabulate(one, name)
+        say(f"Seed {seed} is done ({number + 1} of {len(wanted)}).")
+    made = replication.replication([replication.read(run.out / f"seed{seed}") for seed in wanted], wanted)
+    for suffix, text in zip(("md", "json"), made, strict=True):
+        record.write(run.out / f"tables/replication.{suffix}", text)
+    record.commit(run.out, "replication", ["tables/replication.md", "tables/replication.json"], {}, {})
+    render(made.markdown)
+
+
+@command
+def doctor_(run: "options.Study") -> None:
     """Is this machine ready? What is found, and what to do where something lacks."""
     found = doctor.examine(run.data, run.out, run.recipe, run.demo)
     for check in found:
-        state = "[green]ok[/]" if not check.advice else "[red]lacks[/]" if check.needed else "[yellow]note[/]"
-        say(f"{state:<22} {check.what}: {check.found}{f'. {check.advice}' if check.advice else ''}")
+        state = "[green]ok[/]   " if not check.advice else "[red]lacks[/]" if check.needed else "[yellow]note[/] "
+        text = f"{check.what}: {check.found}{f'. {check.advice}' if check.advice else ''}"
+        say(f"{state} {escape(text)}", markup=True)
     if any(check.needed and check.advice for check in found):
         raise typer.Exit(DATA)
 
 
 @command
 def verify_(
-    run: "study.Study",
+    run: "options.Study",
     against: Annotated[Path | None, option("Another outputs folder, to compare with stage by stage.")] = None,
     predict: Annotated[bool, option("Also predict again from weights and images.", "--predict")] = False,
     retrain: Annotated[str | None, option("Also train one fold again, such as mlmc/0, and compare bitwise.")] = None,
@@ -357,13 +409,13 @@ def verify_(
     findings += verify.against(run.out, against) if against else []
     for stage, file, what, ok in findings:
         state = {True: "[green]ok[/]    ", False: "[red]differs[/]", None: "[yellow]note[/]  "}[ok]
-        say(f"{state} {stage}: {f'{file} ' if file else ''}{what}")
+        say(f"{state} {escape(f'{stage}: {file} {what}' if file else f'{stage}: {what}')}", markup=True)
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(DIFFERENCE)
 
 
 @command
-def show_(run: "study.Study") -> None:
+def show_(run: "options.Study") -> None:
     """Print the tables that are there, and compute nothing."""
     there = [name for name in study.TABLES if (run.out / f"tables/{name}.md").exists()]
     if not there:

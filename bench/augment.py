@@ -39,28 +39,32 @@ def breasts(batch: int, height: int, width: int) -> torch.Tensor:
     return torch.from_numpy((noise.clip(1, 255) * (x**2 + y**2 < 1)).astype(np.uint8))
 
 
+def ours(images: torch.Tensor, nth: int) -> torch.Tensor:
+    """(B, H, W) uint8 -> (B, 3, H, W) float32 on their device, batch number `nth`."""
+    out = augment(images, draw([(0, "bench", 0, nth, image, 0) for image in range(len(images))], *images.shape[1:]))
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    return out
+
+
+def torchvision(images: torch.Tensor, nth: int) -> torch.Tensor:
+    """The same of images on the CPU, one by one."""
+    torch.manual_seed(nth)
+    return torch.stack([TORCHVISION(image[None]) for image in images])
+
+
 def measure(height: int, width: int, batch: int, rounds: int, device: str = "cpu") -> dict[str, float]:
     """Image size, images a batch, batches -> mean ms an image of ours and torchvision, and their ratio.
 
     Means, not medians, since a batch's cost depends on what was drawn; the threads are those of the process.
     """
     images = breasts(batch, height, width)
-    at_home = images.to(device)
-
-    def ours(nth: int) -> None:
-        augment(at_home, draw([(0, "bench", 0, nth, image, 0) for image in range(batch)], height, width))
-        if at_home.is_cuda:
-            torch.cuda.synchronize()
-
-    def torchvision(nth: int) -> None:
-        torch.manual_seed(nth)
-        torch.stack([TORCHVISION(image[None]) for image in images])
-
-    seconds: dict[str, list[float]] = {"ours": [], "torchvision": []}
+    ways = {"ours": (ours, images.to(device)), "torchvision": (torchvision, images)}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for nth in range(-1, rounds):  # the first round warms up
-        for name, run in (("ours", ours), ("torchvision", torchvision)):
+        for name, (run, where) in ways.items():
             started = time.perf_counter()
-            run(nth)
+            run(where, nth)
             seconds[name].append(time.perf_counter() - started)
     result = {f"{name}_ms": 1e3 * statistics.mean(each[1:]) / batch for name, each in seconds.items()}
     return {**result, "ratio": result["torchvision_ms"] / result["ours_ms"]}

@@ -22,9 +22,15 @@ The map of the house. Data flows downwards; a module imports only what is named 
     tables      results -> the paper's tables as Markdown and JSON       <- paper, stats, results
     verify      do tables follow from predictions, from weights?    <- preprocess, record, network, tables, tasks, train
     replication many seeds: how far each cell moves                      <- paper, results, stats, tables, tasks
-    corrections CMMD's known defects, mended                             <- paper
+    corrections CMMD's known defects, mended                             <- sheet
+    gradcam     Grad-CAM of the MLMC network                             <- augment, network
+    pointing    does the hottest point lie in the lesion?                <- paper
+    figures     curves, losses, Table 2 as dots                          <- paper, tasks, stats, results
+    figure2     the paper's Figure 2, and twelve more images             <- paper, tasks, stats, results, figures
+    report      one self-contained HTML page                             <- paper, tasks
     doctor      is this machine ready?                                   <- paper, network
-    study   an outputs folder  <- paper, record, cohort, phantom, preprocess, split, tasks, network, train, jobs, tables
+    options     what is asked for -> a Study                             <- paper, network, record, train
+    study <- paper, sheet, cohort, options, phantom, preprocess, record, split, tasks, network, train, jobs, tables
 
-repro.py is the command line: options, progress, exit codes, one verb a stage.
+study is one outputs folder, where the rooms meet. repro.py is the command line: progress, exit codes, verbs.
 """

@@ -253,11 +253,16 @@ def sources_csv(mammograms: Sequence[Mammogram], data: Path, listing: Listing) -
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")  # paths are the user's: they may hold a comma
     writer.writerow(["image", "path", "bytes", "mtime"])
-    writer.writerows([image.get(data / path, ""), path, size, mtime] for path, size, mtime in listing)
+    writer.writerows([image.get(data / path, ""), printable(path), size, mtime] for path, size, mtime in listing)
     return text.getvalue()
 
 
 def unchanged(listing: Listing, sources: Path) -> bool:
     """True while the data folder has the files that sources.csv lists: path, size and time."""
     rows = list(csv.reader(io.StringIO(sources.read_text())))[1:]
-    return [(path, str(size), str(mtime)) for path, size, mtime in listing] == [tuple(row[1:]) for row in rows]
+    return [(printable(path), str(size), str(mtime)) for path, size, mtime in listing] == [tuple(r[1:]) for r in rows]
+
+
+def printable(path: str) -> str:
+    """A path as text that can be written, also where its bytes are no UTF-8."""
+    return path.encode("utf-8", "backslashreplace").decode()

@@ -1,12 +1,13 @@
 """Figure 2: where MLMC looked, in CC and MLO of one test breast like the paper's, and in twelve more images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lumin import results, stats
@@ -18,19 +19,11 @@ AGE = 58  # of the patient in the paper's Fig. 2
 SHEET = 12  # further images beside Figure 2
 
 
-class Mammogram(Protocol):
+class Mammogram(results.Mammogram, Protocol):
     """What is needed of an image (cohort.Mammogram has it)."""
 
-    image: str
-    patient: str
-    laterality: str
     view: str
-    age: str
-    calcification: int
-    mass: int
-    malignant: int
     subtype: str
-    luminal: int | None
 
 
 class Box(Protocol):
@@ -44,10 +37,11 @@ class FigureError(ValueError):
     """What was asked for cannot be drawn; the message says what to type instead."""
 
 
+Found = Mapping[str, Mapping[str, float]]
 Look = Callable[[NDArray], NDArray]  # (n,) rows of the store -> (outputs, n, H, W) Grad-CAM in [0, 1]
 
 
-class Study(NamedTuple):
+class Judged(NamedTuple):
     """What Figure 2 is made from; arrays and records are in the order of the image store."""
 
     mammograms: Sequence[Mammogram]
@@ -63,7 +57,7 @@ class Study(NamedTuple):
         return targets(BY_NAME["mlmc"], [self.mammograms[row]])[0]
 
 
-def study(out: Path, mammograms: Sequence[Mammogram], boxes: Sequence[Box]) -> Study:
+def judged(out: Path, mammograms: Sequence[Mammogram], boxes: Sequence[Box]) -> Judged:
     """Outputs folder -> what MLMC's trained folds say of the test images."""
     paths = [out / f"predictions/mlmc/fold{fold}.csv" for fold in range(FOLDS)]
     tables = [results.read_predictions(path, BY_NAME["mlmc"].outputs) for path in paths if path.exists()]
@@ -71,10 +65,10 @@ def study(out: Path, mammograms: Sequence[Mammogram], boxes: Sequence[Box]) -> S
         raise FigureError(f"No fold of MLMC is trained in {out}. Type: python repro.py train mlmc")
     place = {m.image: row for row, m in enumerate(mammograms)}
     said = {place[image]: np.mean([table[image] for table in tables], 0) for image in tables[0]}
-    return Study(mammograms, np.load(out / "images.npy", mmap_mode="r"), boxes, said)
+    return Judged(mammograms, np.load(out / "images.npy", mmap_mode="r"), boxes, said)
 
 
-def choose(of: Study, patient: str | None = None) -> tuple[list[int], str]:
+def choose(of: Judged, patient: str | None = None) -> tuple[list[int], str]:
     """The test breast most like the paper's, or the patient's -> rows of CC and MLO, and why it is this one.
 
     The paper's: both findings, malignant, luminal, every call right, 58 years. Sought in this order.
@@ -104,77 +98,108 @@ def choose(of: Study, patient: str | None = None) -> tuple[list[int], str]:
     if patient:
         return rows, why + "Chosen by --patient."
     like = sum(rank(other)[:3] == best[:3] for other in breasts.values())
+    peers = sorted(
+        f"{m.patient} {m.laterality} ({-score[1]} of {3 * len(other)} right)"
+        for other in breasts.values()
+        if (score := rank(other))[0] == -4 and score[2] == 0 and (m := of.mammograms[other[0]])
+    )
     return rows, why + (
         f"Of {len(breasts)} test breasts the nearest to the paper's: both findings, malignant, luminal, every call "
-        f"right, {AGE} years, sought in this order; {like} as near, of which the one with the surest calls."
+        f"right, {AGE} years, sought in this order; of {like} as near the one with the surest calls. "
+        f"Test breasts with these labels and that age: {', '.join(peers) or 'none'}."
     )
 
 
-def fig2(of: Study, look: Look, output: str, patient: str | None, cohort: str) -> Files:
-    """Figure 2: CC and MLO of one breast, where MLMC saw an output, and the hottest region magnified."""
+def fig2(of: Judged, look: Look, output: str, patient: str | None, cohort: str, found: Found) -> Files:
+    """Figure 2: CC and MLO of one breast, where MLMC saw an output, and the hottest region magnified.
+
+    `found` is pointing.check()'s answer, empty where no one knows the lesions' places.
+    """
     suffix = "" if cohort == "CMMD" else f" ({cohort})"
     (rows, why), number = choose(of, patient), BY_NAME["mlmc"].outputs.index(output)
     maps = look(np.array(rows))[number]
     title = f"Figure 2. Grad-CAM of MLMC, {output}{suffix}"
     with drawing(7.2, 6) as figure:
         axes = figure.subplots(2, 2 * len(rows), height_ratios=(2.3, 1), squeeze=False)
+        for axis in axes.flat:
+            axis.set_anchor("N")
         for i, (row, heat) in enumerate(zip(rows, maps, strict=True)):
             region = hot_region(heat, of.boxes[row])
             for panel, shown in ((2 * i, None), (2 * i + 1, heat)):
                 for axis in axes[:, panel]:
-                    last = overlay(axis, of.images[row], of.boxes[row], shown)
+                    overlay(axis, of.images[row], of.boxes[row], shown)
                 top, left, side = region
                 axes[0, panel].add_patch(mpl.patches.Rectangle((left, top), side, side, fill=False, ec="w", lw=2))
                 axes[0, panel].add_patch(mpl.patches.Rectangle((left, top), side, side, fill=False, ec=BLUE, lw=1))
                 axes[1, panel].set(xlim=(left, left + side), ylim=(top + side, top))
                 axes[1, panel].spines[:].set(visible=True, color=BLUE, lw=1.5)
-            axes[0, 2 * i].set_title(of.mammograms[row].view)
+            axes[0, 2 * i].set_title(f"{of.mammograms[row].view}\n\n", fontsize=7)
             axes[0, 2 * i + 1].set_title(probabilities(of, row), fontsize=7)
-        figure.colorbar(last, ax=axes, shrink=0.6, label="Grad-CAM, share of its maximum; line at 0.5")
-        figure.suptitle(title)
+        scale(figure, axes)
         text = (
             f"{why} Each view plain and with the mean map of the fold models; below, the outlined region of the "
             "hottest place, magnified."
         )
-        return files("fig2", figure, title, text, who=why, output=output)
+        words = f"# {title}\n\n{why}\n\n{told(found)}\n"
+        return files("fig2", figure, title, text, who=why, output=output, pointing=found) | {"figures/fig2.md": words}
 
 
-def sheet(of: Study, look: Look, output: str, cohort: str) -> Files:
+def told(found: Found) -> str:
+    """How often the hottest point lies in a lesion -> Markdown."""
+    if not found:
+        return "Whether the hottest point lies in the lesion cannot be said: where the lesions are is not known."
+    header = ["output", "test images", "hottest point in the lesion", "chance, by area", "chance, by habit"]
+    rows = [
+        [output, f"{values['images']}", *(f"{100 * values[name]:.1f} %" for name in ("hit", "by area", "by habit"))]
+        for output, values in found.items()
+    ]
+    lines = [" | ".join(line) for line in [header, [":--", *["--:"] * 4], *rows]]
+    return "\n".join([
+        *(f"| {line} |" for line in lines),
+        "\nTest images with the finding. By area: the lesion's share of the breast. By habit: the hottest points of "
+        "the other images of the same side and view, so what a network gains by knowing where lesions usually are. A "
+        "lesion smaller than the map's cell of 32 pixels can be missed by a network that sees it.",
+    ])  # fmt: skip
+
+
+def sheet(of: Judged, look: Look, output: str, cohort: str) -> Files:
     """Twelve more test images, right and wrong calls of one output, the surest of each kind."""
     suffix, number = "" if cohort == "CMMD" else f" ({cohort})", BY_NAME["mlmc"].outputs.index(output)
     kinds: dict[tuple[bool, bool], dict[str, int]] = {(r, p): {} for r in (True, False) for p in (True, False)}
     for row in sorted(of.said, key=lambda row: (-abs(of.said[row][number] - 0.5), of.mammograms[row].image)):
         kind = kinds[bool(of.calls(row)[number]), bool(of.truth(row)[number])]
         kind.setdefault(of.mammograms[row].patient, row)  # one image a patient
-    picked = [row for kind in kinds.values() for row in list(kind.values())[: SHEET // 4]]
+    ranked = [(place, name, row) for name, kind in kinds.items() for place, row in enumerate(kind.values())]
+    chosen = sorted(ranked, key=lambda one: one[0])[:SHEET]  # the kinds in turn, as far as each goes
+    picked = [row for _, _, row in sorted(chosen, key=lambda one: (not one[1][0], not one[1][1], one[0]))]
     title = f"Grad-CAM of MLMC, {output}: right and wrong calls{suffix}"
     with drawing(7.2, 5.6) as figure:
         axes = figure.subplots(2, SHEET // 2)
         spare = iter(axes.flat)
         for row, heat in zip(picked, look(np.array(picked))[number], strict=True):
             axis, m = next(spare), of.mammograms[row]
-            last = overlay(axis, of.images[row], of.boxes[row], heat)
+            axis.set_anchor("N")
+            overlay(axis, of.images[row], of.boxes[row], heat)
             verdict = "right" if of.calls(row)[number] else "WRONG"
             kind = output if of.truth(row)[number] else f"not {output}"
             axis.set_title(
-                f"{verdict}: {kind}\n{m.patient} {m.laterality} {m.view}\np = {of.said[row][number]:.3f}", fontsize=6
+                f"{verdict}:\n{kind}, p = {of.said[row][number]:.2f}\n{m.patient} {m.laterality} {m.view}", fontsize=6
             )
         for axis in spare:
             axis.axis("off")
-        figure.colorbar(last, ax=axes, shrink=0.6, label="Grad-CAM, share of its maximum; line at 0.5")
-        figure.suptitle(title)
+        scale(figure, axes)
         counts = {f"{'right' if r else 'wrong'}, {'' if p else 'not '}{output}": len(v) for (r, p), v in kinds.items()}
-        text = "Test images with the surest calls, three a kind at most; patients with such an image: "
+        text = "Test images with the surest calls of each kind, one a patient; patients with such an image: "
         return files("sheet", figure, title, text + ", ".join(f"{k} {n}" for k, n in counts.items()) + ".")
 
 
-def overlay(axes: Axes, image: NDArray, box: Box, heat: NDArray | None) -> mpl.image.AxesImage:
+def overlay(axes: Axes, image: NDArray, box: Box, heat: NDArray | None) -> None:
     """An image in its true proportions, with a map over it that is the more opaque the hotter."""
     extent = (0, box.width, box.height, 0)
-    drawn = axes.imshow(image, vmin=0, vmax=255, extent=extent)
+    axes.imshow(image, vmin=0, vmax=255, extent=extent)
     if heat is not None:
         # Inferno's lightness rises evenly, and the line at half says without colour where it is hot.
-        drawn = axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * heat, extent=extent)
+        axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * heat, extent=extent)
         if heat.max() > 0.5:
             y, x = (
                 (np.arange(n) + 0.5) * full / n for n, full in zip(heat.shape, (box.height, box.width), strict=True)
@@ -182,7 +207,12 @@ def overlay(axes: Axes, image: NDArray, box: Box, heat: NDArray | None) -> mpl.i
             axes.contour(x, y, heat, [0.5], colors="white", linewidths=0.8)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    return mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), "inferno") if heat is not None else drawn
+
+
+def scale(figure: Figure, axes: NDArray) -> None:
+    """The colour bar of the maps, right of all panels, which stay where they are."""
+    colours = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), "inferno")
+    figure.colorbar(colours, ax=axes, shrink=0.6, panchor=False, label="Grad-CAM, share of its maximum; line at 0.5")
 
 
 def hot_region(heat: NDArray, box: Box) -> tuple[float, float, float]:
@@ -197,6 +227,6 @@ def hot_region(heat: NDArray, box: Box) -> tuple[float, float, float]:
     return top, left, side
 
 
-def probabilities(of: Study, row: int) -> str:
+def probabilities(of: Judged, row: int) -> str:
     pairs = zip(BY_NAME["mlmc"].outputs, of.said[row], of.calls(row), strict=True)
     return "\n".join(f"{name} {p:.2f} {'right' if right else 'WRONG'}" for name, p, right in pairs)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lumin import results, stats
 from lumin.paper import FOLDS, TABLE2
-from lumin.results import Scored
+from lumin.results import Mammogram, Scored
 from lumin.tasks import BY_NAME, TASKS
 
 # Okabe and Ito's palette: told apart with every common colour blindness.
@@ -29,7 +29,6 @@ STYLE = {
     "axes.titlesize": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.linewidth": 0.6,
     "lines.linewidth": 1,
     "legend.frameon": False,
     "legend.fontsize": 7,
@@ -52,19 +51,6 @@ PANELS = (
 )
 
 
-class Mammogram(Protocol):
-    """What is needed of an image (cohort.Mammogram has it)."""
-
-    image: str
-    patient: str
-    laterality: str
-    view: str
-    calcification: int
-    mass: int
-    malignant: int
-    luminal: int | None
-
-
 Files = dict[str, bytes | str]  # path in the outputs folder -> content
 
 
@@ -80,6 +66,7 @@ def drawing(width: float, height: float) -> Iterator[Figure]:
 
 def files(name: str, figure: Figure, title: str, text: str, missing: Sequence[str] = (), **more: object) -> Files:
     """A finished figure -> its PNG, its SVG and its text: title, what it shows, what is missing."""
+    figure.suptitle(title)
     made: Files = {}
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Title": title})):
         buffer = io.BytesIO()
@@ -113,12 +100,13 @@ def read(out: Path, task: str, mammograms: Sequence[Mammogram]) -> Say:
     found = {fold: results.read_predictions(path, outputs) for fold, path in paths.items() if path.exists()}
     if not found:
         return Say([], {})
-    by_image = {m.image: m for m in mammograms}
-    names = list(next(iter(found.values())))
-    values = np.array([[table[image] for image in names] for table in found.values()])
+    first = next(iter(found.values()))
+    values = np.array([[table[image] for image in first] for table in found.values()])
     columns = {output: values[:, :, i] for i, output in enumerate(outputs)}
-    columns.setdefault("benign", 1 - columns["malignant"] if "malignant" in columns else values[:, :, 0])
-    images = [by_image[image] for image in names]
+    if "malignant" in columns:  # the benign of MLMC is the negative class of its third output (2.2.2)
+        columns.setdefault("benign", 1 - columns["malignant"])
+    images = [m for m in mammograms if m.image in first]
+    assert [m.image for m in images] == list(first), "predictions must be in the order of cohort.csv"
     groups = {
         group: results.scored(group, images, {name: columns[name] for name in pair})
         for group, pair in results.GROUPS.items()
@@ -138,14 +126,12 @@ def panels(name: str, says: dict[str, Say], draw: Callable, title: str, text: st
             panel.set_title(f"{task}: {positive}")
             group = next(group for group, pair in results.GROUPS.items() if positive in pair)
             say = says[task]
-            absent = [str(fold) for fold in range(FOLDS) if fold not in say.folds]
-            if absent:
-                missing.append(f"{task}, fold {', '.join(absent)}")
+            if absent := ", ".join(str(fold) for fold in range(FOLDS) if fold not in say.folds):
+                missing.append(f"{task}, fold {absent}")
             if say.folds:
                 told.append(f"{task} {positive} {draw(panel, say.groups[group], positive, seed)}")
             else:
                 blank(panel)
-        figure.suptitle(title)
         return files(name, figure, title, f"{text} {'; '.join(told)}.", dict.fromkeys(missing))
 
 
@@ -172,8 +158,7 @@ def roc(label: NDArray, score: NDArray, weights: NDArray) -> NDArray:
 
 def draw_roc(axes: Axes, table: Scored, positive: str, seed: int) -> str:
     label, scores = table.labels[positive], table.scores[positive]
-    whole = np.ones((1, len(label)))
-    folds = np.array([roc(label, score, whole)[0] for score in scores])
+    folds = np.array([roc(label, score, np.ones((1, len(label))))[0] for score in scores])
     weights = results.resampled(table, seed)
     low, high = np.percentile(np.mean([roc(label, score, weights) for score in scores], 0), (2.5, 97.5), axis=0)
     axes.fill_between(GRID, low, high, color=BLUE, alpha=0.2, lw=0)
@@ -197,7 +182,7 @@ def draw_precision(axes: Axes, table: Scored, positive: str, _: int) -> str:
     axes.step(GRID, np.mean(curves, 0), where="pre", color=ORANGE, lw=1.8)
     axes.axhline(label.mean(), color=GREY, ls=":")
     axes.set(xlabel="recall", ylabel="precision", aspect="equal", xlim=(0, 1), ylim=(0, 1.02))
-    words = f"{np.mean([stats.operating(label, s)['average precision'] for s in table.scores[positive]]):.3f}"
+    words = f"{np.mean([stats.operating(label, s)['average_precision'] for s in table.scores[positive]]):.3f}"
     axes.text(0.03, 0.05, f"average precision {words}", fontsize=7, transform=axes.transAxes)
     return f"{words} where {label.mean():.3f} is chance"
 
@@ -214,7 +199,7 @@ def draw_calibration(axes: Axes, table: Scored, positive: str, _: int) -> str:
     axes.plot(*binned(np.tile(label, len(scores)), scores.ravel()), color=GREEN, lw=1.8, marker="o", ms=3)
     axes.plot([0, 1], [0, 1], color=GREY, ls=":")
     axes.set(xlabel="predicted probability", ylabel="share observed", aspect="equal", xlim=(0, 1), ylim=(0, 1))
-    words = f"{np.mean([stats.operating(label, score)['Brier score'] for score in scores]):.3f}"
+    words = f"{np.mean([stats.operating(label, score)['brier'] for score in scores]):.3f}"
     axes.text(0.03, 0.93, f"Brier score {words}", fontsize=7, transform=axes.transAxes)
     return words
 
@@ -229,6 +214,7 @@ def draw_scores(axes: Axes, table: Scored, positive: str, _: int) -> str:
         axes.plot([], [], color=colour, lw=4, label=f"{name} ({len(part)})")
     axes.axvline(0.5, color=GREY, ls=":")
     axes.set(xlabel="mean probability of the folds", ylabel="share of the class", xlim=(0, 1))
+    axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
     axes.legend(loc="upper left")
     return " against ".join(f"{np.median(score[label == value]):.3f}" for value in (1, 0) if (label == value).any())
 
@@ -271,6 +257,7 @@ def losses(out: Path, suffix: str) -> Files:
         axes = figure.subplots(len(TASKS), FOLDS, sharey="row")
         for task, row in zip(TASKS, axes, strict=True):
             best = []
+            row[0].set_ylabel("loss")
             for fold, panel in enumerate(row):
                 path = out / f"history/{task.name}/fold{fold}.jsonl"
                 panel.set_title(f"{task.name}, fold {fold}", fontsize=7)
@@ -288,9 +275,7 @@ def losses(out: Path, suffix: str) -> Files:
                 best.append(f"{kept['epoch']} of {len(lines)}")
             if best:
                 chosen.append(f"{task.name}: {', '.join(best)}")
-            row[0].set_ylabel("loss")
         axes[0, 0].legend(["training", "validation", "kept"], loc="best")
-        figure.suptitle(title)
         text = "Training loss solid, validation loss dashed, the epoch that was kept a diamond. Epoch kept, by fold: "
         return files("losses", figure, title, text + ("; ".join(chosen) or "none") + ".", missing)
 
@@ -321,12 +306,18 @@ def dots(out: Path, suffix: str) -> Files:
             if printed := TABLE2.get((task, cell)):
                 axes.errorbar(printed.mean, y - 0.3, xerr=printed.sd, color=ORANGE, marker="D", mfc="white", capsize=2)
         axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.8), xlabel="F1 or AUC")
-        axes.set_yticks(range(len(rows)), [f"{task}: {cell.replace('_', '-')}" for task, cell, _ in rows])
+        axes.set_yticks(range(len(rows)), [f"{task}, {wording(cell)}" for task, cell, _ in rows])
         axes.grid(axis="x", lw=0.3)
         axes.plot([], [], color=BLUE, marker="o", label="this run: mean, 95 % interval, folds")
         axes.plot([], [], color=ORANGE, marker="D", mfc="white", ls="", label="the paper, with SD where known")
         figure.legend(loc="outside lower center", ncols=2)
-        figure.suptitle(title)
         known = [(t, c, ours["mean"], TABLE2[t, c].mean) for t, c, ours in rows if (t, c) in TABLE2]
-        told = "; ".join(f"{t} {c} {ours:.3f}, paper {printed:.3f}" for t, c, ours, printed in known)
+        told = "; ".join(f"{t}, {wording(c)}: {ours:.3f}, paper {printed:.3f}" for t, c, ours, printed in known)
         return files("dots", figure, title, f"Cells whose published figure is at hand: {told or 'none'}.", missing)
+
+
+def wording(cell: str) -> str:
+    """A cell's name -> what it is called in a figure."""
+    kind, _, group = cell.partition(" ")
+    name = {"macro": "macro F1", "auc": "AUC"}.get(kind)
+    return f"{name}, {group}" if name else f"F1 {cell.replace('_', '-')}"

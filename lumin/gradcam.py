@@ -1,9 +1,6 @@
-"""Grad-CAM: where a network looked (Selvaraju et al., ICCV 2017), and whether a known lesion is there."""
+"""Grad-CAM: what speaks for an output, by place (Selvaraju et al., ICCV 2017)."""
 
-import csv
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,26 +13,6 @@ from lumin.network import Classifier
 
 STRIDE = 32  # input pixels from one cell of the last stage to the next
 BATCH = 16  # images a pass
-
-
-class Mammogram(Protocol):
-    """What is needed of an image (cohort.Mammogram has it)."""
-
-    image: str
-    laterality: str
-    view: str
-
-
-class Box(Protocol):
-    """Where an image was cut out, in DICOM pixels (preprocess.Row has it)."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-# ---- maps ----------------------------------------------------------------------------------------
 
 
 def gradcam(model: Classifier, images: Tensor, output: int) -> Tensor:
@@ -66,17 +43,19 @@ def scaled(maps: Tensor) -> Tensor:
 
 
 def explain(models: Sequence[Classifier], pixels: Callable[[NDArray], Tensor], rows: NDArray) -> Tensor:
-    """Fold models, (B,) rows -> (B, H, W) uint8, and n rows -> (models, outputs, n, h, w) on the CPU."""
+    """Fold models, (B,) rows -> (B, H, W) uint8, and n rows -> (outputs, n, h, w): the mean map of the models.
+
+    Each model's map counts alike: its maximum is 1 before the mean, and the mean's is 1 again.
+    """
     found = []
     for batch in np.split(rows, range(BATCH, len(rows), BATCH)):
-        images = normalise(pixels(batch))
-        with torch.no_grad():
-            maps = [model.eval().maps(images) for model in models]
-        outputs = range(models[0].fc.out_features)
-        found.append(
-            torch.stack([torch.stack([heat(m, x, o) for o in outputs]) for m, x in zip(models, maps, strict=True)])
-        )
-    return torch.cat([part.cpu() for part in found], 2)
+        images, total = normalise(pixels(batch)), 0
+        for model in models:
+            with torch.no_grad():
+                maps = model.eval().maps(images)
+            total += torch.stack([heat(model, maps, output) for output in range(model.fc.out_features)])
+        found.append(scaled(total).cpu())
+    return torch.cat(found, 1)
 
 
 def enlarge(maps: Tensor, height: int, width: int) -> Tensor:
@@ -98,61 +77,3 @@ def hottest(maps: Tensor, height: int, width: int) -> NDArray:
     w = maps.shape[-1]
     place = maps.flatten(-2).argmax(-1).numpy()
     return np.stack([np.minimum(place // w * STRIDE, height - 1), np.minimum(place % w * STRIDE, width - 1)], -1)
-
-
-# ---- is a lesion there? --------------------------------------------------------------------------
-
-
-class Lesion(NamedTuple):
-    """A lesion of the synthetic cohort, in DICOM pixels."""
-
-    kind: str  # calcification or mass
-    row: float
-    column: float
-    radius: float
-
-
-def read_lesions(path: Path) -> dict[str, list[Lesion]]:
-    """lesions.csv -> image: its lesions."""
-    found: dict[str, list[Lesion]] = {}
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            place = (float(row[name]) for name in ("row", "column", "radius_px"))
-            found.setdefault(row["SOPInstanceUID"], []).append(Lesion(row["kind"], *place))
-    return found
-
-
-def inside(
-    rows: NDArray, columns: NDArray, size: tuple[int, int], box: Box, lesions: Sequence[Lesion]
-) -> NDArray[np.bool]:
-    """Input pixels (rows, columns) of an image of `size` -> whether each lies in one of the lesions."""
-    down = box.top + (rows + 0.5) * box.height / size[0] - 0.5  # pixel centres, as the resize has them
-    right = box.left + (columns + 0.5) * box.width / size[1] - 0.5
-    return np.any([(down - y) ** 2 + (right - x) ** 2 <= radius**2 for _, y, x, radius in lesions], axis=0)
-
-
-def pointing(
-    points: NDArray,
-    images: Sequence[NDArray],
-    boxes: Sequence[Box],
-    mammograms: Sequence[Mammogram],
-    lesions: Sequence[Sequence[Lesion]],
-) -> dict[str, float | int]:
-    """(n, 2) hottest points, (H, W) images, ... -> share of points in a lesion, and what chance would give.
-
-    share     points that lie in one of the image's lesions
-    area      chance: the lesions' share of the breast (pixels above 0)
-    elsewhere chance: the points of the other images of the same side and view, in this image's lesions.
-              It keeps what a network knows of where lesions usually are.
-    """
-    kinds = np.array([m.laterality + m.view for m in mammograms])
-    hits, area, elsewhere = [], [], []
-    for i, (image, box, known) in enumerate(zip(images, boxes, lesions, strict=True)):
-        alike = inside(*points[kinds == kinds[i]].T, image.shape, box, known)
-        hits.append(bool(inside(*points[i], image.shape, box, known)))
-        area.append(inside(*np.nonzero(image), image.shape, box, known).mean())
-        elsewhere.append((alike.sum() - hits[-1]) / max(len(alike) - 1, 1))
-    names = ("share", "area", "elsewhere")
-    return {"images": len(hits)} | {
-        name: float(np.mean(values)) for name, values in zip(names, (hits, area, elsewhere), strict=True)
-    }

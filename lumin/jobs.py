@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from lumin import record, train
 from lumin.tasks import BY_NAME
@@ -38,23 +39,32 @@ def run(out: Path, trainings: Sequence[Training], jobs: int, say: Callable[[dict
     log.write_text("")
     try:
         with stopping(stop), following(log, say):
-            calls = (delayed(run_chain)(chain, log, stop) for chain in work)
-            costs = Parallel(n_jobs=min(jobs, len(work)), batch_size=1, pre_dispatch="all")(calls)
-        if stop.exists():
+            calls = (delayed(run_chain)(chain, log, stop, os.getpid()) for chain in work)
+            done = Parallel(n_jobs=min(jobs, len(work)), batch_size=1, pre_dispatch="all")(calls)
+        if stop.exists() or any(training is None for costs in done for training in costs.values()):
             raise Interrupted(", ".join(t.stage for t in trainings if t.checkpoint.exists()))
+    except TerminatedWorkerError as error:
+        raise Interrupted("a process that was killed, perhaps for lack of memory (try fewer --jobs)") from error
     finally:
         log.unlink(missing_ok=True)
         stop.unlink(missing_ok=True)
-    return {stage: cost for chain in costs for stage, cost in chain.items()}
+    return {stage: cost for costs in done for stage, cost in costs.items()}
 
 
-def run_chain(chain: Sequence[Training], log: Path, stop: Path) -> dict[str, dict]:
-    """One job: trainings that need each other, in order -> what each cost. What is up to date is passed over."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in a worker; the command line has its own
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    parent = os.getppid()
-    costs = {}
+def run_chain(chain: Sequence[Training], log: Path, stop: Path, caller: int) -> dict[str, dict | None]:
+    """One job: trainings that need each other, in order -> what each cost; None for one that was stopped.
+
+    What is up to date is passed over. `caller` is the process that runs all jobs: a worker that has
+    lost it stops, and leaves signals, which reach the whole group, to it.
+    """
+    child = os.getppid() == caller
+    if os.getpid() != caller:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    costs: dict[str, dict | None] = {}
     for training in chain:
+        if stop.exists():
+            break
         with record.lock(training.out, f".lock.{training.task.name}.{training.fold}"):
             if training.stale():
 
@@ -63,9 +73,10 @@ def run_chain(chain: Sequence[Training], log: Path, stop: Path) -> dict[str, dic
                         file.write(json.dumps({"stage": stage, **line}) + "\n")
 
                 try:
-                    costs[training.stage] = train.run(training, say, lambda: stop.exists() or os.getppid() != parent)
+                    asked = lambda: stop.exists() or (child and os.getppid() != caller)  # noqa: E731
+                    costs[training.stage] = train.run(training, say, asked)
                 except Interrupted:
-                    return costs  # the parent knows: it made the file
+                    return costs | {training.stage: None}
     return costs
 
 

@@ -1,6 +1,7 @@
 """ResNet-18, its weights, and the machine it computes on."""
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,6 +18,8 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from lumin.paper import seed
 from lumin.tasks import Task
+
+PRECISIONS = ("auto", "tf32", "fp32", "bf16")
 
 
 class NetworkError(ValueError):
@@ -36,8 +39,12 @@ class Stack:
 
     def settle(self) -> torch.device:
         """Make this process deterministic. All of PyTorch's switches for that are here."""
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise NetworkError(f"PyTorch sees no GPU here for {self.device}. Type --device cpu and another --out.")
+        if self.device.startswith("cuda"):
+            count = torch.cuda.device_count()
+            if int(self.device.partition(":")[2] or 0) >= count:
+                raise NetworkError(
+                    f"PyTorch sees {count} GPUs, not {self.device}. Type --device cpu and another --out."
+                )
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
         torch.use_deterministic_algorithms(True)  # a kernel that is not raises an error
         torch.utils.deterministic.fill_uninitialized_memory = False  # costs time; nothing here reads such memory
@@ -69,6 +76,12 @@ def choose(device: str, precision: str, threads: int | None) -> Stack:
     """The command line's choices -> a Stack, `auto` resolved for this machine."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise NetworkError(f"No device {device!r}. Type --device auto, cpu, cuda or cuda:1.")
+    if precision not in PRECISIONS or (precision == "tf32" and device == "cpu"):
+        raise NetworkError(
+            f"No precision {precision!r} on {device}. Type --precision auto, fp32, bf16, or on GPUs tf32."
+        )
     chip = torch.cpu.get_capabilities()
     if precision == "auto":
         fast = chip.get("avx512_bf16") or chip.get("amx_bf16")
@@ -125,11 +138,12 @@ def download_imagenet() -> None:
 def load_weights(path: Path) -> dict[str, Tensor]:
     """A .safetensors or PyTorch file of ResNet-18 -> name: tensor. Nothing is ever unpickled."""
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # the two libraries name no common error
         raise NetworkError(f"{path} holds no readable ResNet-18 weights: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise NetworkError(f"{path} holds no ResNet-18 weights: they would be tensors by name.")
+    return found
 
 
 def network(task: Task, start: Path | None, key: Sequence[object], precision: str) -> Classifier:
@@ -138,7 +152,10 @@ def network(task: Task, start: Path | None, key: Sequence[object], precision: st
     model = Classifier(len(task.outputs), task.dropout, precision)
     if start is not None:
         body = {name: value for name, value in load_weights(start).items() if not name.startswith("fc.")}
-        missing, surplus = model.load_state_dict(body, strict=False)
+        try:
+            missing, surplus = model.load_state_dict(body, strict=False)
+        except RuntimeError as error:
+            raise NetworkError(f"{start} is no ResNet-18: {str(error).splitlines()[-1].strip()}") from error
         if surplus or set(missing) != {"fc.weight", "fc.bias"}:
             raise NetworkError(f"{start} is no ResNet-18: {[*surplus, *missing][:3]} do not fit.")
     return model

@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from safetensors.numpy import load_file
@@ -183,21 +183,22 @@ def check(out: Path, settings: dict) -> None:
         )
 
 
-def claim(out: Path, settings: dict, overwrite: bool = False) -> None:
-    """Enter the folder's settings; with `overwrite` after removing all that the manifest lists."""
+def claim(out: Path, settings: dict, overwrite: bool = False, keep: Collection[str] = ()) -> None:
+    """Enter the folder's settings; with `overwrite` after removing all that the manifest lists but `keep`."""
     if overwrite:
-        clear(out)
+        clear(out, keep)
     check(out, settings)
     with _edit(out) as manifest:
         manifest["settings"] |= settings
 
 
-def clear(out: Path) -> None:
-    """Remove the files that the manifest lists, and the manifest; nothing else, nothing outside `out`."""
+def clear(out: Path, keep: Collection[str] = ()) -> None:
+    """Remove what the manifest lists, but for `keep`, and the manifest; nothing else, nothing outside `out`."""
     with contextlib.suppress(RecordError):  # a damaged manifest lists nothing
         manifest = read(out)
         for entry in [*manifest["stages"].values(), *manifest["unverified"].values()]:
             for name in entry["files"]:
-                if (out / name).resolve().is_relative_to(out.resolve()):
-                    (out / name).unlink(missing_ok=True)
+                path = out / name
+                if name not in keep and path.is_file() and path.resolve().is_relative_to(out.resolve()):
+                    path.unlink()
     (out / MANIFEST).unlink(missing_ok=True)

@@ -8,123 +8,30 @@ hand when their code changes meaning.
 
 import json
 import os
+import resource
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
 
 from lumin import cohort, jobs, network, phantom, preprocess, record, split, tables
-from lumin.network import Stack
-from lumin.paper import ASPECT, DEMO, FOLDS, IMAGES, PAPER, Recipe, seed
+from lumin.options import Study
+from lumin.paper import ASPECT, FOLDS, IMAGES, PAPER, TABLE1, TABLE2, seed
+from lumin.sheet import find_sheet
 from lumin.tasks import BY_NAME, TASKS, Task, rows, targets
 from lumin.train import Training
 
+PACKAGES = ("torch", "torchvision", "pydicom", "numpy", "scikit-learn", "scipy", "pillow", "safetensors")
 VERSIONS = {"prepare": 1, "split": 1, "train": 1, "tables": 1}
 TABLES = {  # what each needs trained
     "table1": (),
     "table2a": ("mass-calc", "benign-malignant", "mlmc"),
     "table2b": ("luminal-baseline", "luminal-transfer"),
 }
-MACHINE = ("device", "precision", "threads")  # settled by the first training, not by the images
-
-
-class Screen(Protocol):
-    """Where a study says what it does."""
-
-    def say(self, text: str) -> None: ...
-
-    def bar(self, title: str) -> AbstractContextManager[Callable[[int, int], None]]:
-        """A function of (done, total)."""
-
-    def epochs(self, trainings: Sequence[Training]) -> AbstractContextManager[Callable[[dict], None]]:
-        """A function of an epoch's line."""
-
-
-class Options(Protocol):
-    """What a user may ask for; None where nothing is asked."""
-
-    data: Path | None
-    out: Path | None
-    demo: bool
-    sheet: Path | None
-    seed: int | None
-    weights: str | None
-    epochs: int | None
-    overwrite: bool
-    device: str | None
-    precision: str | None
-    threads: int | None
-    jobs: int | None
-
-
-@dataclass(frozen=True)
-class Study:
-    """The resolved options of one run."""
-
-    data: Path
-    out: Path
-    sheet: Path | None
-    demo: bool
-    seed: int
-    recipe: Recipe
-    start: Path | None
-    stack: Stack
-    jobs: int
-    overwrite: bool
-    screen: Screen
-
-    @property
-    def settings(self) -> dict:
-        """What one outputs folder holds one value of."""
-        kind = self.stack.device.split(":")[0]
-        machine = dict(zip(MACHINE, (kind, self.stack.precision, self.stack.threads), strict=True))
-        return {"demo": self.demo, "seed": self.seed, **asdict(self.recipe), **machine}
-
-    def hashes(self, *names: str) -> dict[str, str]:
-        """Output files -> their SHA-256: what another stage is made from."""
-        return {name: record.sha256(self.out / name) for name in names}
-
-
-def default_data() -> Path:
-    """Where CMMD is looked for unless --data says otherwise."""
-    return Path(os.environ.get("LUMIN_DATA", "data/CMMD"))
-
-
-def open_study(given: Options, screen: Screen) -> Study:
-    """Options -> Study. What is not asked for is as the outputs folder was begun, else the default."""
-    base = Path(os.environ.get("LUMIN_OUT", "outputs"))
-    out = given.out or (base / "demo" if given.demo else base)
-    begun = {} if given.overwrite else record.read(out)["settings"]
-    demo = given.demo or begun.get("demo", False)
-    asked = {name: getattr(given, name) for name in ("seed", "weights", *MACHINE) if getattr(given, name) is not None}
-    if given.epochs:
-        asked |= {"abnormality_epochs": given.epochs, "luminal_epochs": given.epochs}
-    start = None if given.weights in (None, "imagenet", "random") else Path(given.weights)
-    if start:
-        asked["weights"] = f"file {record.sha256(start)}"
-    chosen = {"seed": 0, "device": "auto", "precision": "auto", "threads": 1 if demo else None}
-    chosen |= asdict(DEMO if demo else PAPER) | begun | asked
-    stack = network.choose(chosen["device"], chosen["precision"], chosen["threads"])
-    study = Study(
-        data=given.data or (out / "phantom" if demo else default_data()),
-        out=out,
-        sheet=given.sheet,
-        demo=demo,
-        seed=chosen["seed"],
-        recipe=Recipe(**{f.name: chosen[f.name] for f in fields(Recipe)}),
-        start=start,
-        stack=stack,
-        jobs=given.jobs or (os.cpu_count() if demo and stack.device == "cpu" else 1),
-        overwrite=given.overwrite,
-        screen=screen,
-    )
-    if not given.overwrite:
-        record.check(out, study.settings)
-    return study
 
 
 # ---- images --------------------------------------------------------------------------------------
@@ -132,29 +39,30 @@ def open_study(given: Options, screen: Screen) -> Study:
 
 def prepare(study: Study) -> None:
     """DICOM files and sheet -> cohort.csv and the image store; nothing where they are still true."""
-    inputs = images_settings(study)
-    sources, processes = study.out / "sources.csv", os.cpu_count() or 1
+    sources, processes, screen = study.out / "sources.csv", os.cpu_count() or 1, study.screen
+    inputs = recorded(study) | images_settings(study)
     why = "told to overwrite" if study.overwrite else record.stale(study.out, "prepare", inputs)
     if not why and not study.data.exists():
-        return study.screen.say(f"Images: as recorded ({study.data} is not here, so no DICOM file is looked at).")
+        return screen.say(f"Images: as recorded ({study.data} is not here, so no DICOM file is looked at).")
     if study.demo and not phantom.complete(study.data, "demo", study.seed):
-        with study.screen.bar("Synthetic cohort, images") as progress:
+        with screen.bar("Synthetic cohort, images") as progress:
             phantom.write(study.data, "demo", study.seed, jobs=processes, progress=progress)
     listing = cohort.list_files(study.data)
+    if listing:
+        inputs["sheet"] = record.sha256(find_sheet(study.data, study.sheet))
+        why = why or record.stale(study.out, "prepare", inputs)
     if not why and sources.exists() and cohort.unchanged(listing, sources):
-        return study.screen.say("Images: up to date.")
-    study.screen.say(f"Images: to be made ({why or 'the files of the data folder changed'}).")
-    with study.screen.bar("Headers") as progress:
+        return screen.say("Images: up to date.")
+    screen.say(f"Images: to be made ({why or 'the files of the data folder changed'}).")
+    started = time.perf_counter()
+    with screen.bar("Headers") as progress:
         found = cohort.read_cohort(study.data, study.sheet, processes, progress)
-    lasting = {name: value for name, value in study.settings.items() if name not in MACHINE}
-    record.claim(study.out, lasting | identity(study, found), study.overwrite)
+    settings = study.lasting | identity(study, found)
+    if not study.overwrite:
+        record.check(study.out, settings)
     check_disk(study, len(found.mammograms))
-    with study.screen.bar("Images") as progress:
+    with screen.bar("Images") as progress:
         made = preprocess.build_store(found.mammograms, study.out, study.recipe, processes, progress)
-    groups = preprocess.groups(found.mammograms, made)
-    record.write(study.out / "cohort.csv", cohort.cohort_csv(found.mammograms, groups))
-    record.write(study.out / "flow.json", json.dumps(found.flow, indent=1) + "\n")
-    record.write(sources, cohort.sources_csv(found.mammograms, study.data, listing))
     files = [
         "cohort.csv",
         "flow.json",
@@ -162,13 +70,46 @@ def prepare(study: Study) -> None:
         "images.npy",
         *(f"images/{m.image}.jpg" for m in found.mammograms),
     ]
-    record.commit(study.out, "prepare", files, inputs, {"pillow": version("pillow"), "pydicom": version("pydicom")})
+    record.claim(study.out, settings, study.overwrite, keep=files)  # only now: a bad file must cost nothing
+    groups = preprocess.groups(found.mammograms, made)
+    record.write(study.out / "cohort.csv", cohort.cohort_csv(found.mammograms, groups))
+    record.write(study.out / "flow.json", json.dumps(found.flow, indent=1) + "\n")
+    record.write(sources, cohort.sources_csv(found.mammograms, study.data, listing))
+    record.commit(study.out, "prepare", files, inputs, {name: version(name) for name in ("pillow", "pydicom")})
     record.commit(study.out, "sources", ["sources.csv"], {}, {}, part="unverified")
-    study.screen.say(f"{', '.join(f'{name} {count}' for name, count in found.flow.items())}.")
-    study.screen.say(f"Mean aspect of the breast crops {preprocess.mean_aspect(made):.2f} (the paper's {ASPECT:.2f}).")
+    memory = max(resource.getrusage(kind).ru_maxrss for kind in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    seconds = time.perf_counter() - started
+    note(
+        study, {"prepare": {"seconds": seconds, "images_per_second": len(made) / seconds, "peak_memory": memory * 1024}}
+    )
+    screen.say(f"{', '.join(f'{name} {count}' for name, count in found.flow.items())}.")
+    screen.say(f"Mean aspect of the breast crops {preprocess.mean_aspect(made):.2f} (the paper's {ASPECT:.2f}).")
     for group in sorted({g for p, g in groups.items() if p != g}):
         tied = " = ".join(p for p in sorted(groups) if groups[p] == group)
-        study.screen.say(f"Identical images tie patients together: {tied}.")
+        screen.say(f"Identical images tie patients together: {tied}.")
+
+
+def recorded(study: Study) -> dict:
+    """What the images were made from, as the manifest has it; empty where there are none."""
+    return record.read(study.out)["stages"].get("prepare", {}).get("inputs", {}) if not study.overwrite else {}
+
+
+def share_images(study: Study, source: Path) -> None:
+    """Take the images of another outputs folder, as hard links where the disk allows, if this one has none."""
+    settings, entry = record.read(source)["settings"], record.read(source)["stages"]["prepare"]
+    if not record.stale(study.out, "prepare", entry["inputs"]):
+        return
+    files = list(entry["files"])
+    for name in [*files, "sources.csv"]:
+        with record.atomic(study.out / name) as part:
+            part.unlink()
+            try:
+                os.link(source / name, part)
+            except OSError:  # another disk, or one without links
+                shutil.copyfile(source / name, part)
+    record.claim(study.out, study.lasting | {name: settings[name] for name in ("cohort", "images")}, study.overwrite)
+    record.commit(study.out, "prepare", files, entry["inputs"], record.read(source)["stacks"][entry["stack"]])
+    record.commit(study.out, "sources", ["sources.csv"], {}, {}, part="unverified")
 
 
 def images_settings(study: Study) -> dict:
@@ -286,7 +227,10 @@ def starting(study: Study, task: Task, fold: int) -> tuple[Path | None, str]:
 
 def learn(study: Study, wanted: Sequence[tuple[Task, int]]) -> None:
     """Train what is lacking of `wanted`."""
-    todo = [training for training in trainings(study, wanted) if training.stale()]
+    todo: list[Training] = []
+    for training in trainings(study, wanted):
+        if training.stale() or any(training.start == earlier.out / earlier.files[0] for earlier in todo):
+            todo.append(training)
     if not todo:
         return study.screen.say("Trainings: up to date.")
     if study.recipe.weights.startswith("file") and study.start is None:
@@ -305,23 +249,45 @@ def announce(study: Study, todo: Sequence[Training]) -> None:
     """Say what is about to be computed, how large it is and how long it may take."""
     height, width, stack = study.recipe.height, study.recipe.width, study.stack
     parameters, flops = network.size(height, width)
-    images = sum(t.epochs * (len(t.train) + len(t.validation) / 3) for t in todo)
-    hours = images * 3 * flops / network.speed(stack) / study.jobs / 3600
     study.screen.say(
         f"ResNet-18 at {height} x {width}: {parameters / 1e6:.1f} million parameters, {flops / 1e9:.2f} GFLOP an image "
         f"(one way).\n{len(todo)} trainings on {stack.device} in {stack.precision}, {study.jobs} at once: "
-        f"{images / 1e3:.0f} thousand image passes at most, about "
-        + (f"{hours:.1f} hours." if hours > 2 else f"{hours * 60:.0f} minutes.")
+        f"at most about {duration(hours(study, todo))}."
     )
+
+
+def hours(study: Study, todo: Sequence[Training]) -> float:
+    """Trainings -> hours until the last is done, if none stops early; a validation pass costs a third of a step."""
+    images = sum(t.epochs * (len(t.train) + len(t.validation) / 3) for t in todo)
+    _, flops = network.size(study.recipe.height, study.recipe.width)
+    return images * 3 * flops / network.speed(study.stack) / study.jobs / 3600
+
+
+def duration(value: float) -> str:
+    """Hours -> words."""
+    return f"{value:.1f} hours" if value > 2 else f"{value * 60:.0f} minutes"
 
 
 def note(study: Study, costs: dict[str, dict]) -> None:
     """Add what stages cost to run.json."""
     path = study.out / "run.json"
-    old = json.loads(path.read_text()) if path.exists() else {"stages": {}}
-    content = {"settings": study.settings | {"jobs": study.jobs}, "stages": old["stages"] | costs}
-    record.write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
-    record.commit(study.out, "run", ["run.json"], {}, {}, part="unverified")
+    with record.lock(study.out, ".lock.run", patience=60):
+        old = json.loads(path.read_text()) if path.exists() else {"stages": {}}
+        about = {"versions": {name: version(name) for name in PACKAGES}, "commit": commit()}
+        content = {"settings": study.settings | {"jobs": study.jobs}, **about, "stages": old["stages"] | costs}
+        record.write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+        record.commit(study.out, "run", ["run.json"], {}, {}, part="unverified")
+
+
+def commit() -> str:
+    """The source's commit, and whether it was changed since; "" where it is no git checkout."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + (", changed since" if changed else "")
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -352,7 +318,7 @@ def tabulate(study: Study, name: str) -> None:
     files = [f"tables/{name}.md", f"tables/{name}.json"]
     predictions = [f"predictions/{task}/fold{fold}.csv" for task in TABLES[name] for fold in range(FOLDS)]
     inputs = study.hashes("cohort.csv", "split.csv", "flow.json", *predictions) | {"version": VERSIONS["tables"]}
-    inputs["about"] = record.digest(provenance(study))
+    inputs |= {"about": record.digest(provenance(study)), "paper": record.digest([TABLE1, sorted(TABLE2.items())])}
     if record.stale(study.out, name, inputs):
         for file, text in zip(files, make_table(study, name), strict=True):
             record.write(study.out / file, text)

@@ -1,5 +1,6 @@
 """fit(), predict(): one fold of one task, bit for bit the same on one stack."""
 
+import io
 import json
 import math
 import resource
@@ -277,8 +278,9 @@ def save_checkpoint(training: Training, model: Classifier, optimiser: Optimiser,
         "state": {"history": state.history, "best": state.best, "step": state.step, "loss": state.loss},
         "random": (torch.get_rng_state(), cuda),
     }
-    with record.atomic(training.checkpoint) as part:
-        torch.save(content, part)
+    data = io.BytesIO()  # torch.save turns a full disk into a RuntimeError of its own
+    torch.save(content, data)
+    record.write(training.checkpoint, data.getvalue())
 
 
 def resume(training: Training, model: Classifier, optimiser: Optimiser, device: torch.device) -> State:
@@ -317,7 +319,10 @@ def run(training: Training, say: Callable[[dict], None], stop: Callable[[], bool
     """Train, predict, write and record one fold -> seconds, images a second, peak memory."""
     started, device = time.perf_counter(), training.stack.settle()
     pixels = Pixels(training.images, device)
-    state = fit(training, pixels, say, stop)
+    try:
+        state = fit(training, pixels, say, stop)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(f"{training.stage}: the GPU's memory is too small. Type --jobs 1.") from error
     weights, history, predictions = training.files
     best = {name: value.contiguous() for name, value in state.best.items()}
     record.write(training.out / weights, save(best))
@@ -330,7 +335,9 @@ def run(training: Training, say: Callable[[dict], None], stop: Callable[[], bool
     record.commit(training.out, training.stage, training.files, training.made_from, training.stack.describe())
     training.checkpoint.unlink(missing_ok=True)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
-    return {"seconds": time.perf_counter() - started, "epochs": len(state.history), "peak_memory": memory}
+    seconds, images = time.perf_counter() - started, len(state.history) * len(training.train)
+    epochs = len(state.history)
+    return {"seconds": seconds, "epochs": epochs, "images_per_second": images / seconds, "peak_memory": memory}
 
 
 def peak_memory() -> int:

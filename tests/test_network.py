@@ -165,26 +165,29 @@ def test_a_transfer_starts_from_three_outputs(tmp_path):
     assert model["fc.bias"].shape == (2,)
 
 
-def wrong_files():
+WRONG = {
+    "another network, deeper": lambda good: resnet34().state_dict(),
+    "another network, wider": lambda good: resnet50().state_dict(),
+    "grey input": lambda good: good | {"conv1.weight": torch.zeros(64, 1, 7, 7)},
+    "a tensor missing": lambda good: {name: value for name, value in good.items() if name != "layer3.0.conv1.weight"},
+    "a tensor too many": lambda good: good | {"layer5.weight": torch.zeros(1)},
+    "nested": lambda good: {"state_dict": good},
+    "one tensor": lambda good: torch.zeros(3),
+    "a list": lambda good: [torch.zeros(3)],
+    "a number for a tensor": lambda good: good | {"conv1.weight": 3.0},
+}
+
+
+@pytest.fixture(scope="module")
+def good():
     torch.manual_seed(3)
-    good = resnet18().state_dict()
-    return {
-        "another network, deeper": resnet34().state_dict(),
-        "another network, wider": resnet50().state_dict(),
-        "grey input": good | {"conv1.weight": torch.zeros(64, 1, 7, 7)},
-        "a tensor missing": {name: value for name, value in good.items() if name != "layer3.0.conv1.weight"},
-        "a tensor too many": good | {"layer5.weight": torch.zeros(1)},
-        "nested": {"state_dict": good},
-        "one tensor": torch.zeros(3),
-        "a list": [torch.zeros(3)],
-        "a number for a tensor": good | {"conv1.weight": 3.0},
-    }
+    return resnet18().state_dict()
 
 
-@pytest.mark.parametrize("what", wrong_files())
-def test_a_file_of_something_else_is_one_error(tmp_path, what):
+@pytest.mark.parametrize("what", WRONG)
+def test_a_file_of_something_else_is_one_error(tmp_path, good, what):
     path = tmp_path / "wrong.pth"
-    torch.save(wrong_files()[what], path)
+    torch.save(WRONG[what](good), path)
     with pytest.raises(NetworkError, match=r"wrong\.pth"):
         network.network(BASELINE, path, (0,), "fp32")
 
@@ -217,7 +220,7 @@ def test_nothing_in_a_hostile_file_is_run(tmp_path, form):
     path, trace = tmp_path / "hostile.pt", tmp_path / "trace"
     content = {"conv1.weight": Payload(trace)}
     if form == "pickle":
-        path.write_bytes(pickle.dumps(content))
+        path.write_bytes(pickle.dumps(content, protocol=2))
         pickle.loads(path.read_bytes())  # the payload is a live one
         trace.rmdir()
     else:

@@ -1,0 +1,119 @@
+"""What a user asks for -> a Study: the resolved options of one outputs folder."""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Protocol
+
+from lumin import network, record
+from lumin.network import Stack
+from lumin.paper import DEMO, PAPER, Recipe
+from lumin.train import Training
+
+MACHINE = ("device", "precision", "threads")  # settled by the first training, not by the images
+
+
+class Screen(Protocol):
+    """Where a study says what it does."""
+
+    def say(self, text: str) -> None: ...
+
+    def bar(self, title: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        """A function of (done, total)."""
+
+    def epochs(self, trainings: Sequence[Training]) -> AbstractContextManager[Callable[[dict], None]]:
+        """A function of an epoch's line."""
+
+
+class Options(Protocol):
+    """What a user may ask for; None where nothing is asked."""
+
+    data: Path | None
+    out: Path | None
+    demo: bool
+    sheet: Path | None
+    seed: int | None
+    weights: str | None
+    epochs: int | None
+    overwrite: bool
+    device: str | None
+    precision: str | None
+    threads: int | None
+    jobs: int | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """The resolved options of one run."""
+
+    data: Path
+    out: Path
+    sheet: Path | None
+    demo: bool
+    seed: int
+    recipe: Recipe
+    start: Path | None
+    stack: Stack
+    jobs: int
+    overwrite: bool
+    screen: Screen
+
+    @property
+    def lasting(self) -> dict:
+        """The settings that hold from the images on, whatever the machine that trains."""
+        return {name: value for name, value in self.settings.items() if name not in MACHINE}
+
+    @property
+    def settings(self) -> dict:
+        """What one outputs folder holds one value of."""
+        kind = self.stack.device.split(":")[0]
+        machine = dict(zip(MACHINE, (kind, self.stack.precision, self.stack.threads), strict=True))
+        return {"demo": self.demo, "seed": self.seed, **asdict(self.recipe), **machine}
+
+    def hashes(self, *names: str) -> dict[str, str]:
+        """Output files -> their SHA-256: what another stage is made from."""
+        return {name: record.sha256(self.out / name) for name in names}
+
+
+def default_data() -> Path:
+    """Where CMMD is looked for unless --data says otherwise."""
+    return Path(os.environ.get("LUMIN_DATA", "data/CMMD"))
+
+
+def open_study(given: Options, screen: Screen) -> Study:
+    """Options -> Study. What is not asked for is as the outputs folder was begun, else the default."""
+    base = Path(os.environ.get("LUMIN_OUT", "outputs"))
+    out = given.out or (base / "demo" if given.demo else base)
+    begun = {} if given.overwrite else record.read(out)["settings"]
+    demo = given.demo or begun.get("demo", False)
+    asked = {name: getattr(given, name) for name in ("seed", "weights", *MACHINE) if getattr(given, name) is not None}
+    if given.epochs:
+        asked |= {"abnormality_epochs": given.epochs, "luminal_epochs": given.epochs}
+    start = None if given.weights in (None, "imagenet", "random") else Path(given.weights)
+    if start:
+        if not start.is_file():
+            raise network.NetworkError(f"There are no weights at {start}. Type --weights imagenet, random or a file.")
+        asked["weights"] = f"file {record.sha256(start)}"
+    chosen = {"seed": 0, "device": "auto", "precision": "auto", "threads": 1 if demo else None}
+    chosen |= asdict(DEMO if demo else PAPER) | begun | asked
+    stack = network.choose(chosen["device"], chosen["precision"], chosen["threads"])
+    study = Study(
+        data=given.data or (out / "phantom" if demo else default_data()),
+        out=out,
+        sheet=given.sheet,
+        demo=demo,
+        seed=chosen["seed"],
+        recipe=Recipe(**{f.name: chosen[f.name] for f in fields(Recipe)}),
+        start=start,
+        stack=stack,
+        jobs=given.jobs or (os.cpu_count() if demo and stack.device == "cpu" else 1),
+        overwrite=given.overwrite,
+        screen=screen,
+    )
+    if out.resolve().is_relative_to(study.data.resolve()):
+        raise record.RecordError(f"The outputs {out} lie within the data {study.data}. Name another --out.")
+    if not given.overwrite:
+        record.check(out, study.settings)
+    return study

@@ -1,0 +1,315 @@
+"""record: nothing good is lost, and nothing that changed passes for true."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from lumin import record
+from lumin.record import RecordError
+
+STACK = {"torch": "2.11.0"}
+
+
+def parts(folder: Path) -> list[str]:
+    """Temporary files that were left behind."""
+    return [path.name for path in folder.rglob("*.part")]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """An outputs folder with two stages and an unverified one."""
+    for name in ("cohort.csv", "split.csv", "run.json"):
+        record.write(tmp_path / name, f"content of {name}\n")
+    record.claim(tmp_path, {"seed": 0, "height": 64})
+    record.commit(tmp_path, "prepare", ["cohort.csv"], {"size": [64, 32]}, STACK)
+    record.commit(tmp_path, "split", ["split.csv"], {"cohort.csv": record.sha256(tmp_path / "cohort.csv")}, STACK)
+    record.commit(tmp_path, "run", ["run.json"], {}, {}, part="unverified")
+    return tmp_path
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def test_a_write_is_whole_and_readable_by_others(tmp_path):
+    record.write(tmp_path / "a/b/c.csv", "é\r\n")
+    assert (tmp_path / "a/b/c.csv").read_bytes() == b"\xc3\xa9\r\n"
+    assert (tmp_path / "a/b/c.csv").stat().st_mode & 0o777 == 0o644
+    record.write(tmp_path / "a/b/c.csv", b"\x00\x01")
+    assert (tmp_path / "a/b/c.csv").read_bytes() == b"\x00\x01"
+    assert parts(tmp_path) == []
+
+
+def test_a_failure_leaves_the_old_content(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    record.write(path, "old")
+
+    def half():
+        with record.atomic(path) as part:
+            part.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
+    assert path.read_text() == "old"
+    assert parts(tmp_path) == []
+
+
+def test_the_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    path, seen = tmp_path / "table.md", []
+    record.write(path, "old")
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (seen.append(path.read_text()), real(file)))
+    record.write(path, "new")
+    assert seen == ["old"]
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("call", ["fsync", "fchmod"])
+def test_a_full_disk_loses_nothing(made, monkeypatch, call):
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="No space left"):
+        record.write(made / "cohort.csv", "new")
+    with pytest.raises(OSError, match="No space left"):
+        record.commit(made, "table1", ["cohort.csv"], {}, STACK)
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
+    assert record.stale(made, "prepare", {"size": [64, 32]}) == ""
+
+
+def test_a_full_disk_while_writing(made, monkeypatch):
+    def full(path, data):
+        with open(path, "wb") as file:
+            file.write(data[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        record.write(made / "cohort.csv", "new content")
+    assert (made / "cohort.csv").read_text() == "content of cohort.csv\n"
+    assert parts(made) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_an_error_of_the_system(made):
+    made.chmod(0o555)
+    try:
+        with pytest.raises(PermissionError):
+            record.write(made / "cohort.csv", "new")
+        assert (made / "cohort.csv").read_text() == "content of cohort.csv\n"
+    finally:
+        made.chmod(0o755)
+
+
+def test_hashes_are_those_of_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert (
+        record.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )  # FIPS 180
+    assert record.digest({"b": 1, "a": [2]}) == hashlib.sha256(b'{"a":[2],"b":1}').hexdigest()
+    assert record.digest({"a": [2], "b": 1}) == record.digest({"b": 1, "a": [2]})
+
+
+def test_a_tensor_keeps_its_hash_in_another_container(tmp_path):
+    weight = np.arange(6, dtype="<f4").reshape(2, 3)
+    save_file({"w": weight, "b": weight[0]}, tmp_path / "a.safetensors")
+    save_file({"w": weight, "b": weight[0]}, tmp_path / "b.safetensors", metadata={"by": "another"})
+    assert record.sha256(tmp_path / "a.safetensors") != record.sha256(tmp_path / "b.safetensors")
+    assert record.tensors(tmp_path / "a.safetensors") == record.tensors(tmp_path / "b.safetensors")
+    assert record.tensors(tmp_path / "a.safetensors")["w"] == hashlib.sha256(weight.tobytes()).hexdigest()
+
+
+# ---- one run at a time ---------------------------------------------------------------------------
+
+
+def hold(out: Path, shared: bool) -> subprocess.Popen:
+    """Another process that holds the folder until its input ends."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    code = f"import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, {kind}); print('held', flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(out / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    other = hold(tmp_path, shared=False)
+    try:
+        with pytest.raises(RecordError, match=rf"Another run is at work in {tmp_path}.*--out"), record.lock(tmp_path):
+            pass
+        with pytest.raises(RecordError), record.lock(tmp_path, shared=True):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+        other.stdin.close()
+        other.stdout.close()
+    with record.lock(tmp_path):  # a lock ends with its process, however that ended
+        pass
+
+
+def test_who_shares_may_share(tmp_path):
+    with record.lock(tmp_path, shared=True), record.lock(tmp_path, shared=True):
+        with pytest.raises(RecordError), record.lock(tmp_path):
+            pass
+        with record.lock(tmp_path, ".lock.mlmc.3"):
+            pass
+
+
+def test_an_error_inside_frees_the_folder(tmp_path):
+    with pytest.raises(ZeroDivisionError), record.lock(tmp_path):
+        raise ZeroDivisionError
+    with record.lock(tmp_path):
+        pass
+
+
+# ---- is it still true? ---------------------------------------------------------------------------
+
+
+def test_up_to_date(made):
+    assert record.stale(made, "prepare", {"size": [64, 32]}) == ""
+    assert record.stale(made, "split", {"cohort.csv": record.sha256(made / "cohort.csv")}) == ""
+
+
+@pytest.mark.parametrize(
+    ("stage", "inputs", "why"),
+    [
+        ("table1", {}, "not made yet"),
+        ("prepare", {"size": [1326, 512]}, "made from another size"),
+        ("prepare", {}, "made from another size"),
+        ("prepare", {"size": [64, 32], "version": 2}, "made from another version"),
+        ("prepare", {"size": [1, 1], "version": 2}, "made from another size, version"),
+    ],
+)
+def test_why_a_stage_is_made_again(made, stage, inputs, why):
+    assert record.stale(made, stage, inputs) == why
+
+
+def test_an_altered_output_is_made_again(made):
+    (made / "cohort.csv").write_text("content of cohort.csw\n")
+    assert record.stale(made, "prepare", {"size": [64, 32]}) == "cohort.csv was altered"
+    (made / "cohort.csv").unlink()
+    assert record.stale(made, "prepare", {"size": [64, 32]}) == "cohort.csv is missing"
+    (made / "cohort.csv").mkdir()
+    assert record.stale(made, "prepare", {"size": [64, 32]}) == "cohort.csv is missing"
+
+
+def test_a_stage_is_not_recorded_without_its_files(made):
+    before = (made / "manifest.json").read_bytes()
+    with pytest.raises(FileNotFoundError):
+        record.commit(made, "table1", ["tables/table1.md"], {}, STACK)
+    assert (made / "manifest.json").read_bytes() == before
+
+
+def test_two_processes_may_record_at_once(tmp_path):
+    (tmp_path / "a.csv").write_text("a")
+    code = (
+        "import sys; from pathlib import Path; from lumin import record\n"
+        "for i in range(20): record.commit(Path(sys.argv[1]), f'{sys.argv[2]}{i}', ['a.csv'], {}, {})"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    running = [subprocess.Popen([*command, name], cwd=Path(__file__).parents[1]) for name in "xy"]
+    assert [process.wait() for process in running] == [0, 0]
+    assert sorted(record.read(tmp_path)["stages"]) == sorted(f"{name}{i}" for name in "xy" for i in range(20))
+
+
+# ---- the manifest --------------------------------------------------------------------------------
+
+
+def test_one_folder_holds_one_study(made):
+    record.check(made, {"seed": 0, "precision": "bf16"})  # a setting that is not entered yet does not disagree
+    with pytest.raises(RecordError, match=r"was made with seed 0, not 1; height 64, not 1326.*--out.*--overwrite"):
+        record.check(made, {"seed": 1, "height": 1326})
+    with pytest.raises(RecordError):
+        record.claim(made, {"seed": 1})
+    assert record.read(made)["settings"] == {"seed": 0, "height": 64}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '"stages"',
+        "[" * 100_000,
+        "\ufeff{}",
+        '{"settings": {}, "stacks": {}, "stages": [], "unverified": {}}',
+        '{"settings": {}, "stacks": {}, "stages": {"prepare": 1}, "unverified": {}}',
+        '{"settings": {}, "stacks": {}, "stages": {"prepare": {"inputs": {}, "stack": "a"}}, "unverified": {}}',
+        '{"settings": {}, "stacks": {"a": 1}, "stages": {}, "unverified": {}}',
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_damaged_manifest_is_one_message(made, text):
+    (made / "manifest.json").write_text(text)
+    for ask in (
+        lambda: record.stale(made, "prepare", {}),
+        lambda: record.check(made, {}),
+        lambda: record.commit(made, "prepare", ["cohort.csv"], {}, STACK),
+    ):
+        with pytest.raises(RecordError, match=r"manifest.json is damaged .*--overwrite"):
+            ask()
+    assert (made / "manifest.json").read_text() == text
+    record.claim(made, {"seed": 1}, overwrite=True)
+    assert record.read(made)["settings"] == {"seed": 1}
+    assert (made / "cohort.csv").exists()  # a damaged manifest lists nothing that may be removed
+
+
+def test_bytes_that_are_no_text(made):
+    (made / "manifest.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecordError, match="is damaged"):
+        record.read(made)
+
+
+def test_overwrite_removes_what_the_manifest_lists_and_nothing_else(made):
+    (made / "notes.txt").write_text("mine")
+    record.claim(made, {"seed": 1}, overwrite=True)
+    assert sorted(path.name for path in made.iterdir() if not path.name.startswith(".")) == [
+        "manifest.json",
+        "notes.txt",
+    ]
+    assert record.read(made) == {"settings": {"seed": 1}, "stacks": {}, "stages": {}, "unverified": {}}
+
+
+@pytest.mark.parametrize("kind", ["above", "absolute", "link"])
+def test_overwrite_never_removes_outside_the_folder(tmp_path, kind):
+    out, precious = tmp_path / "out", tmp_path / "precious.csv"
+    precious.write_text("keep")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/precious.csv").write_text("keep")
+    out.mkdir()
+    (out / "link").symlink_to(tmp_path / "elsewhere")
+    name = {"above": "../precious.csv", "absolute": str(precious), "link": "link/precious.csv"}[kind]
+    entry = {"inputs": {}, "stack": "", "files": {name: ""}}
+    manifest = {"settings": {}, "stacks": {}, "stages": {"prepare": entry}, "unverified": {"run": entry}}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    record.clear(out)
+    assert precious.read_text() == "keep"
+    assert (tmp_path / "elsewhere/precious.csv").read_text() == "keep"
+    assert not (out / "manifest.json").exists()
+
+
+def test_overwrite_takes_a_folder_where_a_file_should_be(made):
+    """A name in the manifest that is a folder now is not the file that a run wrote."""
+    (made / "cohort.csv").unlink()
+    (made / "cohort.csv").mkdir()
+    (made / "cohort.csv/mine.txt").write_text("keep")
+    record.clear(made)
+    assert (made / "cohort.csv/mine.txt").read_text() == "keep"

@@ -1,0 +1,300 @@
+"""Table 1 of a cohort counted by hand; how numbers are printed; what every table says of its run."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lumin import paper, results, tables
+from lumin.results import Comparison, Estimate
+from lumin.tables import Provenance, between, bold, number, p_value, published, significant, spread
+from lumin.tasks import BY_NAME
+
+NAN = float("nan")
+CMMD = Provenance("CMMD", 3, "ab" * 32, [])
+DEMO = Provenance("synthetic cohort, not CMMD", 0, "cd" * 32, ["height 166 instead of 1326", "width 64 instead of 512"])
+
+
+def breast(patient, laterality, abnormality, malignant, luminal, age):
+    """Its CC and its MLO."""
+    return [
+        SimpleNamespace(
+            image=f"{patient}.{laterality}.{view}",
+            patient=patient,
+            laterality=laterality,
+            view=view,
+            age=str(age),
+            calcification=int(abnormality != "mass"),
+            mass=int(abnormality != "calcification"),
+            malignant=malignant,
+            luminal=luminal,
+        )
+        for view in ("CC", "MLO")
+    ]
+
+
+MAMMOGRAMS = [
+    *breast("p1", "L", "mass", 0, None, 40),
+    *breast("p2", "L", "both", 1, 1, 60),
+    *breast("p3", "L", "calcification", 0, None, 30),
+    *breast("p4", "R", "mass", 1, 0, 50),
+    *breast("p5", "R", "calcification", 1, None, 70),
+    *breast("p6", "R", "both", 1, 1, 44),
+    *breast("p7", "L", "mass", 0, None, 52),
+    *breast("p7", "R", "mass", 0, None, 52),
+]
+ROLES = {"p1": "test", "p2": "test", "p3": "fold0", "p4": "fold1", "p5": "fold2", "p6": "fold3", "p7": "fold4"}
+FLOW = {"files": 17, "not DICOM": 1, "images used": 16}
+BY_HAND = {  # training and validation, test, folds
+    "All": (12, 4, 2, 2, 2, 2, 4),
+    "Benign": (6, 2, 2, 0, 0, 0, 4),
+    "Malignant": (6, 2, 0, 2, 2, 2, 0),
+    "Calcification": (4, 0, 2, 0, 2, 0, 0),
+    "Mass": (6, 2, 0, 2, 0, 0, 4),
+    "Both": (2, 2, 0, 0, 0, 2, 0),
+    "With subtype": (4, 2, 0, 2, 0, 2, 0),
+    "Luminal": (2, 2, 0, 0, 0, 2, 0),
+    "Non-luminal": (2, 0, 0, 2, 0, 0, 0),
+}
+
+
+def grids(markdown):
+    """Every table of a document: first cell -> the others."""
+    return [
+        {row[0]: row[1:] for row in ([c.strip() for c in line[1:-1].split("|")] for line in block.splitlines())}
+        for block in markdown.split("\n\n")
+        if block.startswith("|")
+    ]
+
+
+# ---- numbers -----------------------------------------------------------------------------------------
+
+
+def test_numbers():
+    assert number(0.66933) == "0.6693"
+    assert number(0.5, 3) == "0.500"
+    assert number(NAN) == "undefined"
+    assert number(-0.25, 1) == "-0.2"  # half to even, as Python prints
+
+
+def test_p_values():
+    assert p_value(0.05) == "0.0500"
+    assert p_value(1.0) == "1.0000"
+    assert p_value(0.0001) == "0.0001"
+    assert p_value(0.00009) == "9.0e-05"
+    assert p_value(NAN) == "undefined"
+
+
+def test_mean_and_sd():
+    assert spread(Estimate((0.5, 0.7), 0.4, 0.8)) == "0.6000 (0.1414)"
+    assert spread(Estimate((0.5,), 0.4, 0.8)) == "0.5000"
+    assert spread(Estimate((NAN, 0.5), NAN, NAN)) == "undefined"
+    assert between(0.41239, 0.8) == "0.4124 to 0.8000"
+    assert between(NAN, NAN) == "undefined"
+
+
+def test_the_better_is_bold_and_of_equals_none():
+    assert bold(["a", "b"], [0.1, 0.2]) == ["a", "**b**"]
+    assert bold(["a", "b"], [0.2, 0.1]) == ["**a**", "b"]
+    assert bold(["a", "b"], [0.2, 0.2]) == ["a", "b"]
+    assert bold(["a", "b"], [NAN, 0.2]) == ["a", "**b**"]
+    assert bold(["a", "b"], [NAN, NAN]) == ["a", "b"]
+
+
+def test_the_papers_figures_have_the_digits_that_are_known():
+    assert published("luminal-transfer", "luminal") == "0.8188"
+    assert published("luminal-baseline", "non_luminal") == "0.210"
+    assert published("mass-calc", "no such cell") == "not at hand"
+
+
+def test_a_published_sd_is_printed(monkeypatch):
+    monkeypatch.setitem(paper.TABLE2, ("mlmc", "mass"), paper.Published(0.91, 0.0123))
+    assert published("mlmc", "mass") == "0.9100 (0.0123)"
+
+
+def test_six_significant_digits_and_null():
+    data = {"a": 0.123456789, "b": [NAN, 1234567.0, 2], "c": Estimate((1 / 3,), 0.0, 1e-9), "d": "text", "e": True}
+    text = json.dumps(significant(data), allow_nan=False)
+    assert json.loads(text) == {
+        "a": 0.123457,
+        "b": [None, 1234570.0, 2],
+        "c": {"folds": [0.333333], "low": 0.0, "high": 1e-09},
+        "d": "text",
+        "e": True,
+    }
+
+
+def test_numpy_numbers_are_numbers():
+    assert json.dumps(significant({"a": np.float64(1 / 3)})) == '{"a": 0.333333}'
+
+
+# ---- what a table says of its run --------------------------------------------------------------------
+
+
+def test_title_and_footer_of_a_run_on_cmmd():
+    made = tables.document("Table 9", CMMD, ["text"], {"x": 1.0})
+    lines = made.markdown.splitlines()
+    assert lines[0] == "# Table 9"
+    assert lines[-2].strip() == f"Cohort: CMMD. Seed 3. SHA-256 of split.csv: `{'ab' * 32}`."
+    assert lines[-1].strip() == "Left out of the paper's method: nothing."
+    assert made.markdown.endswith("\n")
+    found = json.loads(made.json)
+    assert found["title"] == "Table 9"
+    assert (found["cohort"], found["seed"], found["split"], found["x"]) == ("CMMD", 3, "ab" * 32, 1.0)
+
+
+def test_title_and_footer_of_a_run_on_anything_else():
+    made = tables.document("Table 9", DEMO, [], {})
+    assert made.markdown.splitlines()[0] == "# Table 9 (synthetic cohort, not CMMD)"
+    assert "height 166 instead of 1326; width 64 instead of 512." in made.markdown
+    assert json.loads(made.json)["title"].endswith("(synthetic cohort, not CMMD)")
+
+
+# ---- Table 1 -----------------------------------------------------------------------------------------
+
+
+def test_table_1_by_hand():
+    made = tables.table1(MAMMOGRAMS, ROLES, FLOW, DEMO)
+    counts, people, flow = grids(made.markdown)
+    papers = {"All": (3390, 354), "With subtype": (1360, 138), **paper.TABLE1}
+    for name, (training, test, *folds) in BY_HAND.items():
+        expected = [papers[name][0], training, papers[name][1], test, *folds]
+        assert counts[name] == list(map(str, expected)), name
+    assert list(counts)[2:] == list(BY_HAND)
+    assert "0 of the 18 numbers are the paper's" in made.markdown
+    assert people["patients"] == ["5", "2"]
+    assert people["breasts"] == ["6", "2"]
+    assert people["images"] == ["12", "4"]
+    # By breast: 30, 50, 70, 44, 52, 52, mean 49.67; and 40, 60
+    assert people["age in years, mean (SD), by breast"] == ["49.7 (13.0)", "50.0 (14.1)"]
+    assert people["age in years, range"] == ["30 to 70", "40 to 60"]
+    assert people["view: CC, MLO"] == ["6, 6", "2, 2"]
+    assert people["laterality: L, R"] == ["4, 8", "4, 0"]
+    assert flow["not DICOM"] == ["1"]
+
+
+def test_table_1_as_json():
+    found = json.loads(tables.table1(MAMMOGRAMS, ROLES, FLOW, DEMO).json)
+    for name, (training, test, *folds) in BY_HAND.items():
+        assert found["counts"][name]["ours"] == [training, test]
+        assert found["counts"][name]["folds"] == folds
+    assert found["counts"]["Benign"]["paper"] == [1004, 108]
+    assert found["flow"] == FLOW
+
+
+def test_one_number_that_is_the_papers_is_counted(monkeypatch):
+    monkeypatch.setitem(tables.TABLE1, "Both", (2, 99))
+    assert "1 of the 18 numbers are the paper's" in tables.table1(MAMMOGRAMS, ROLES, FLOW, DEMO).markdown
+
+
+def test_a_partition_of_nobody_is_printed():
+    made = tables.table1(MAMMOGRAMS, dict.fromkeys(ROLES, "fold0"), FLOW, CMMD)
+    people = grids(made.markdown)[1]
+    assert people["patients"] == ["7", "0"]
+    assert people["age in years, range"][1] == "undefined"
+
+
+# ---- Table 2 -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def predicted(tmp_path, monkeypatch):
+    """Fifty patients, ten of them in the test set, and five classifiers of random skill: folder, images, roles."""
+    monkeypatch.setattr(results, "DRAWS", 50)
+    monkeypatch.setattr(results, "PERMUTATIONS", 99)
+    rng, images, roles = np.random.default_rng(0), [], {}
+    for i in range(50):
+        patient, malignant = f"D{1 + i % 2}-{i:04d}", int(i % 3 > 0)
+        kind = ("mass", "calcification", "both")[rng.integers(3)]
+        images += breast(patient, "L", kind, malignant, int(rng.random() < 0.7) if malignant else None, 30 + i)
+        roles[patient] = "test" if i < 20 else f"fold{i % 5}"
+    for task in BY_NAME.values():
+        for fold in range(5):
+            lines = [",".join(["image,patient,laterality,view,role", *task.outputs])]
+            for m in images:
+                if roles[m.patient] != "test" or (task.luminal and m.luminal is None):
+                    continue
+                said = rng.random(len(task.outputs))
+                if task.loss == "ce":
+                    said = [1 - said[1], said[1]]
+                lines.append(",".join([m.image, m.patient, "L", m.view, "test", *(f"{p:.9g}" for p in said)]))
+            path = tmp_path / f"predictions/{task.name}/fold{fold}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join(lines) + "\n")
+    return tmp_path, images, roles
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("table2a", ["Calcification F1", "Mass F1", "Benign F1", "Malignant F1", "F1 score (macro)", "AUC"]),
+        ("table2b", ["Non-luminal F1", "Luminal F1", "F1 score (macro)", "AUC"]),
+    ],
+)
+def test_table_2_has_every_cell_with_one_in_bold(predicted, name, labels):
+    made = tables.table2(name, *predicted, DEMO)
+    first = grids(made.markdown)[0]
+    assert set(first) - {"", ":--"} == set(labels)
+    assert first[""][:3] == [f"{first[''][0].split(':')[0]}: paper", f"{first[''][0].split(':')[0]}: ours, mean (SD)",
+                             "95 % CI"]  # fmt: skip
+    for label in labels:
+        ours = [first[label][1], first[label][4]]
+        assert sum(text.startswith("**") for text in ours) == 1
+        values = [float(re.match(r"\*{0,2}(0\.\d{4}) \(0\.\d{4}\)\*{0,2}$", text)[1]) for text in ours]
+        assert ours[int(np.argmax(values))].startswith("**")
+        assert all(re.fullmatch(r"0\.\d{4} to [01]\.\d{4}|undefined", first[label][i]) for i in (2, 5))
+    assert "Holm" in made.markdown
+
+
+def test_table_2b_stands_beside_the_papers_figures(predicted):
+    first = grids(tables.table2("table2b", *predicted, CMMD).markdown)[0]
+    assert [first["Luminal F1"][i] for i in (0, 3)] == ["not at hand", "0.8188"]
+    assert [first["Non-luminal F1"][i] for i in (0, 3)] == ["0.210", "0.5199"]
+    assert [first["F1 score (macro)"][i] for i in (0, 3)] == ["0.4987", "0.6693"]
+    assert [first["AUC"][i] for i in (0, 3)] == ["0.536", "0.6688"]
+
+
+def test_the_json_of_table_2_has_what_the_markdown_rounds(predicted):
+    made = tables.table2("table2b", *predicted, DEMO)
+    found = json.loads(made.json)
+    cell = found["As in the paper: mean (SD) of five fold models, by image"]["subtype"]["luminal-transfer"]["luminal"]
+    assert len(cell["folds"]) == 5
+    assert cell["mean"] == pytest.approx(np.mean(cell["folds"]), rel=1e-5)
+    assert cell["sd"] == pytest.approx(np.std(cell["folds"], ddof=1), rel=1e-4)
+    text = grids(made.markdown)[0]["Luminal F1"][4].strip("*")
+    assert text == f"{cell['mean']:.4f} ({cell['sd']:.4f})"
+    assert found["Ensemble: mean of the five models, by image"]["subtype"]["luminal-transfer"]["luminal"]["sd"] is None
+    assert [claim["cell"] for claim in found["claims"]] == ["non_luminal", "luminal", "macro subtype", "auc subtype"]
+
+
+def test_a_table_2_is_the_same_bytes_twice(predicted):
+    assert tables.table2("table2b", *predicted, DEMO) == tables.table2("table2b", *predicted, DEMO)
+
+
+# ---- verdicts ----------------------------------------------------------------------------------------
+
+
+def claim(difference, p, cell="luminal"):
+    tests = [results.Test("paired t", "fold", 5, NAN, NAN), results.Test("permutation", "patient", 9, difference, p)]
+    return Comparison(cell, "luminal-transfer", "luminal-baseline", (difference,) * 5, -0.1, 0.2, tests)
+
+
+def test_verdicts_are_adjusted_over_the_table():
+    """Holm over .01, .02, .03: .03, .04, .04; alone the last one would be .03 as well."""
+    claims = [claim(0.2, 0.01, "luminal"), claim(-0.1, 0.02, "non_luminal"), claim(0.1, 0.03, "macro subtype")]
+    verdicts, tests = grids("\n\n".join(tables.significance(claims)))
+    rows = list(verdicts.values())[2:]
+    assert rows[0] == ["+0.2000", "-0.1000 to 0.2000", "5 of 5", "0.0300", "better"]
+    assert rows[1][0] == "-0.1000"
+    assert rows[1][2:] == ["0 of 5", "0.0400", "worse"]
+    assert rows[2][3:] == ["0.0400", "better"]
+    assert len(tests) == 2 + 3
+
+
+def test_what_is_not_shown_and_what_is_undefined():
+    (first, *_) = grids("\n\n".join(tables.significance([claim(0.2, 0.03), claim(0.2, 0.03, "non_luminal")])))
+    assert [row[-1] for row in list(first.values())[2:]] == ["not shown", "not shown"]  # .06 after Holm
+    (first, *_) = grids("\n\n".join(tables.significance([claim(0.2, NAN)])))
+    assert list(first.values())[2][-2:] == ["undefined", "undefined"]

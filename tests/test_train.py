@@ -1,0 +1,444 @@
+"""One fold of one task against a plain loop over torchvision's network; sampling, stopping, files."""
+
+import csv
+import json
+import resource
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from scipy.stats import chisquare
+from sklearn.metrics import log_loss
+from torchvision.models import resnet18
+
+from lumin import record, train
+from lumin.augment import augment, draw
+from lumin.network import Stack
+from lumin.paper import seed
+from lumin.tasks import BY_NAME
+from lumin.train import State, Training, TrainingError, batches, loss, occurrences, order
+
+HEIGHT, WIDTH, IMAGES = 64, 32, 32
+CPU = Stack("cpu", "fp32", 1)
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)  # of ImageNet
+SD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+
+def pixels():
+    """Smooth noise, as the breast is: (32, 64, 32) uint8."""
+    coarse = np.random.default_rng(0).integers(0, 256, (IMAGES, 8, 4), dtype=np.uint8)
+    return coarse.repeat(8, 1).repeat(8, 2)
+
+
+def training(folder, name="benign-malignant", epochs=1, **more):
+    """24 images to train, 4 to validate, 4 to test; one luminal breast in four is non-luminal."""
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "images.npy", pixels())
+    task = BY_NAME[name]
+    number = np.arange(IMAGES)
+    columns = {
+        "calcification": number % 3 != 0,
+        "mass": number % 3 != 1,
+        "benign": number % 2 == 0,
+        "malignant": number % 2 == 1,
+        "non_luminal": number % 4 == 0,
+        "luminal": number % 4 != 0,
+    }
+    return Training(
+        **{
+            "out": folder,
+            "task": task,
+            "fold": 2,
+            "seed": 7,
+            "epochs": epochs,
+            "stack": CPU,
+            "images": folder / "images.npy",
+            "names": [f"1.2.{i}" for i in number],
+            "targets": np.stack([columns[output] for output in task.outputs], 1).astype(np.float32),
+            "train": number[:24],
+            "validation": number[24:28],
+            "test": number[28:],
+            "columns": [f"1.2.{i},D1-{i:04d},L,CC,{'test' if i >= 28 else 'fold2'}" for i in number],
+            "start": None,
+            "origin": "random",
+            "inputs": {"x": 1},
+            **more,
+        }
+    )
+
+
+def fitted(made):
+    """A training's State, and the lines it said."""
+    said = []
+    device = made.stack.settle()
+    return train.fit(made, train.Pixels(made.images, device), said.append, lambda: False), said
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+# ---- against a plain loop ----------------------------------------------------------------------------
+
+
+def plain(made, epochs):
+    """The paper's training as a page of PyTorch -> weights after the last epoch, and the losses of each."""
+    CPU.settle()
+    torch.manual_seed(seed(7, made.task.name, 2))
+    model = resnet18(num_classes=len(made.task.outputs)).to(memory_format=torch.channels_last)
+    head = model.fc
+    model.fc = torch.nn.Sequential(torch.nn.Dropout(made.task.dropout), head)
+    rate = 1e-5 if made.task.luminal else 1e-4
+    adam = torch.optim.Adam(model.parameters(), rate, weight_decay=5e-3, foreach=False)
+    store, targets, losses = np.load(made.images), torch.from_numpy(made.targets), []
+
+    def criterion(logits, wanted):
+        if made.task.loss == "bce":
+            return torch.nn.BCEWithLogitsLoss()(logits, wanted)
+        return torch.nn.CrossEntropyLoss()(logits, wanted[:, 1].long())
+
+    for epoch in range(epochs):
+        model.train()
+        rows, total, seen = order(made, epoch), 0.0, Counter()
+        torch.manual_seed(seed(7, made.task.name, 2, epoch, "dropout"))
+        for start in range(0, len(rows), 16):
+            batch = rows[start : start + 16]
+            keys = []
+            for row in batch.tolist():
+                keys.append((7, made.task.name, 2, epoch, f"1.2.{row}", seen[row]))
+                seen[row] += 1
+            images = augment(torch.from_numpy(store[batch]), draw(keys, HEIGHT, WIDTH))
+            adam.zero_grad()
+            value = criterion(model(images), targets[batch])
+            value.backward()
+            adam.step()
+            total += value.item() * len(batch)
+        model.eval()
+        with torch.no_grad():
+            grey = torch.from_numpy(store[made.validation]).float()[:, None].expand(-1, 3, -1, -1) / 255
+            value = criterion(model((grey - MEAN) / SD), targets[made.validation])
+        losses.append((total / len(rows), value.item()))
+    model.fc = head
+    return model.state_dict(), losses
+
+
+@pytest.mark.parametrize("name", ["mass-calc", "benign-malignant", "luminal-baseline"])
+def test_an_epoch_is_a_plain_loops(tmp_path, name):
+    made = training(tmp_path / "out", name)
+    state, _ = fitted(made)
+    weights, losses = plain(made, 1)
+    (line,) = state.history
+    assert (line["train_loss"], line["val_loss"]) == pytest.approx(losses[0], rel=1e-5)
+    assert state.best.keys() == weights.keys()
+    difference = torch.cat([(value.double() - weights[n].double()).abs().flatten() for n, value in state.best.items()])
+    # Adam divides by the gradient's size: where a gradient is all rounding, its sign decides. One weight in 10 million.
+    assert (difference > 1e-6).double().mean() < 1e-6
+    assert difference.max() < 2 * made.task.learning_rate
+
+
+@pytest.mark.slow
+def test_three_epochs_are_a_plain_loops(tmp_path):
+    made = training(tmp_path / "out", "mlmc", epochs=3, targets=np.arange(96, dtype=np.float32).reshape(32, 3) % 2)
+    state, _ = fitted(made)
+    _, losses = plain(made, 3)
+    assert [(line["train_loss"], line["val_loss"]) for line in state.history] == [
+        pytest.approx(pair, rel=1e-3) for pair in losses
+    ]
+
+
+def test_a_training_starts_from_its_weights_file(tmp_path):
+    first = training(tmp_path / "out", "mlmc", targets=np.zeros((32, 3), np.float32))
+    train.run(first, lambda line: None, lambda: False)
+    start = tmp_path / "out" / first.files[0]
+    still = replace(BY_NAME["luminal-transfer"], learning_rate=0.0)
+    state, _ = fitted(replace(training(tmp_path / "out", "luminal-transfer"), task=still, start=start, origin=""))
+    before = load_file(start)
+    weights = [name for name in before if name.endswith((".weight", ".bias")) and not name.startswith("fc.")]
+    assert len(weights) == 60  # 20 convolutions, and scale and shift of as many normalisations
+    assert all(torch.equal(state.best[name], before[name]) for name in weights)
+    assert state.best["fc.weight"].shape == (2, 512)
+
+
+# ---- loss --------------------------------------------------------------------------------------------
+
+
+def test_loss_by_hand():
+    logits, targets = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    for name in ("mass-calc", "benign-malignant"):
+        assert loss(BY_NAME[name], logits, targets).item() == pytest.approx(np.log(2))
+
+
+def test_loss_against_pytorch_and_scikit_learn():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, 2, generator=generator)
+    label = torch.randint(2, (50,), generator=generator)
+    exclusive = F.one_hot(label, 2).float()
+    both = (torch.rand(50, 2, generator=generator) < 0.6).float()
+    assert torch.equal(loss(BY_NAME["luminal-baseline"], logits, exclusive), F.cross_entropy(logits, label))
+    assert torch.equal(loss(BY_NAME["mass-calc"], logits, both), F.binary_cross_entropy_with_logits(logits, both))
+    assert loss(BY_NAME["luminal-baseline"], logits, exclusive).item() == pytest.approx(
+        log_loss(label, logits.double().softmax(1)), rel=1e-5
+    )
+    findings = [log_loss(both[:, i], logits.double().sigmoid()[:, i]) for i in (0, 1)]
+    assert loss(BY_NAME["mass-calc"], logits, both).item() == pytest.approx(np.mean(findings), rel=1e-5)
+
+
+# ---- order -------------------------------------------------------------------------------------------
+
+
+def test_without_a_sampler_every_image_comes_once_and_anywhere(tmp_path):
+    made = training(tmp_path, "benign-malignant")
+    epochs = np.array([order(made, epoch) for epoch in range(480)])
+    assert (np.sort(epochs, 1) == made.train).all()
+    first = np.bincount(epochs[:, 0], minlength=24)
+    assert chisquare(first).pvalue > 0.001
+    assert len({tuple(rows) for rows in epochs.tolist()}) == 480
+
+
+def test_the_sampler_draws_the_classes_equally_often(tmp_path):
+    made = training(tmp_path, "luminal-baseline")
+    drawn = np.concatenate([order(made, epoch) for epoch in range(500)])
+    luminal = made.targets[drawn, 1]
+    assert len(drawn) == 500 * 24
+    assert chisquare(np.bincount(luminal.astype(int))).pvalue > 0.001
+    for wanted in (0, 1):  # and within a class all images alike
+        counts = Counter(drawn[luminal == wanted].tolist())
+        assert counts.keys() == {row for row in made.train.tolist() if made.targets[row, 1] == wanted}
+        assert chisquare(list(counts.values())).pvalue > 0.001
+
+
+@pytest.mark.parametrize("name", ["mlmc", "luminal-baseline"])
+def test_order_hangs_on_seed_task_fold_and_epoch_alone(tmp_path, name):
+    targets = {"targets": np.eye(3, dtype=np.float32)[np.arange(32) % 3]} if name == "mlmc" else {}
+    made = training(tmp_path, name, **targets)
+    here = order(made, 3).tolist()
+    torch.manual_seed(99)
+    order(made, 0)
+    assert order(made, 3).tolist() == here
+    others = [order(made, 4), order(replace(made, fold=1), 3), order(replace(made, seed=8), 3)]
+    assert all(other.tolist() != here for other in others)
+
+
+@given(st.lists(st.integers(0, 5), max_size=30))
+def test_occurrences_count_what_came_before(rows):
+    assert occurrences(np.array(rows, int)) == [rows[:i].count(row) for i, row in enumerate(rows)]
+
+
+def test_every_sample_of_an_epoch_has_a_key_of_its_own(tmp_path, monkeypatch):
+    keys = []
+    monkeypatch.setattr(train, "draw", lambda k, *size: keys.extend(k) or draw(k, *size))
+    made = training(tmp_path / "out", "luminal-baseline")
+    fitted(made)
+    assert len(set(keys)) == len(keys) == 24
+    assert {key[:4] for key in keys} == {(7, "luminal-baseline", 2, 0)}
+    drawn = Counter(f"1.2.{row}" for row in order(made, 0))
+    assert max(drawn.values()) > 1, "nothing was drawn twice, so nothing was tried"
+    assert {key[4:] for key in keys} == {(name, nth) for name, times in drawn.items() for nth in range(times)}
+
+
+def test_batches():
+    assert [b.tolist() for b in batches(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]
+    assert [b.tolist() for b in batches(np.arange(5), 2, first=1)] == [[2, 3], [4]]
+    assert list(batches(np.arange(0), 2)) == []
+
+
+# ---- stopping ----------------------------------------------------------------------------------------
+
+
+def history(*best):
+    return State(history=[{"best": b} for b in best])
+
+
+def test_patience_by_hand():
+    assert not State().finished(100)
+    assert not history(True, *[False] * 9).finished(100)
+    assert history(True, *[False] * 10).finished(100)
+    assert not history(True, *[False] * 9, True).finished(100)
+    assert not history(True, *[False] * 9, True, *[False] * 9).finished(100)
+    assert history(True, *[False] * 9, True, *[False] * 10).finished(100)
+
+
+def test_no_more_epochs_than_asked():
+    assert not history(True, True).finished(3)
+    assert history(True, True, True).finished(3)
+
+
+def scripted(monkeypatch, losses):
+    """A training whose validation losses are given; its epoch k leaves k in the last layer's bias."""
+
+    def epoch(training, pixels, model, optimiser, state, pause):
+        model.fc.bias.data.fill_(len(state.history) + 1)
+        return 1.0
+
+    values = iter(losses)
+    monkeypatch.setattr(train, "train_epoch", epoch)
+    monkeypatch.setattr(train, "loss", lambda *_: torch.tensor(next(values)))
+
+
+def test_the_weights_kept_are_those_of_the_lowest_validation_loss(tmp_path, monkeypatch):
+    scripted(monkeypatch, [3.0, 2.0, 2.5, 1.0, 1.0, *[1.5] * 20])  # an equal loss is not lower
+    state, said = fitted(training(tmp_path / "out", epochs=100))
+    assert [line["best"] for line in state.history] == [True, True, False, True, *[False] * 10]
+    assert state.best["fc.bias"].tolist() == [4, 4]
+    assert [line["epoch"] for line in state.history] == list(range(1, 15))
+    assert [{k: v for k, v in line.items() if k != "images_per_second"} for line in said] == state.history
+
+
+def test_the_epochs_end_where_the_losses_still_fall(tmp_path, monkeypatch):
+    scripted(monkeypatch, [5.0, 4.0, 3.0, 2.0])
+    state, _ = fitted(training(tmp_path / "out", epochs=3))
+    assert len(state.history) == 3
+    assert state.best["fc.bias"].tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_validation_loss_that_is_not_finite_is_named(tmp_path, monkeypatch, bad):
+    scripted(monkeypatch, [3.0, bad])
+    with pytest.raises(TrainingError, match=r"benign-malignant, fold 2, epoch 2: .*not finite"):
+        fitted(training(tmp_path / "out", epochs=9))
+
+
+def test_a_training_loss_that_is_not_finite_is_named_and_writes_nothing(tmp_path):
+    made = training(tmp_path / "out", "mass-calc", epochs=9)
+    made = replace(made, task=replace(made.task, learning_rate=1e35))
+    with pytest.raises(TrainingError, match=r"mass-calc, fold 2, epoch 1: .*not finite"):
+        train.run(made, lambda line: None, lambda: False)
+    assert not any((made.out / file).exists() for file in made.files)
+    assert made.stale()
+
+
+# ---- what is written -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A training of two epochs, run to its end."""
+    made = training(tmp_path_factory.mktemp("train") / "out", "luminal-baseline", epochs=2)
+    said = []
+    cost = train.run(made, said.append, lambda: False)
+    return made, cost, said
+
+
+def test_the_files_are_where_others_look_for_them(written):
+    made, cost, said = written
+    assert made.files == (
+        "weights/luminal-baseline/fold2.safetensors",
+        "history/luminal-baseline/fold2.jsonl",
+        "predictions/luminal-baseline/fold2.csv",
+    )
+    assert not made.stale()
+    assert record.read(made.out)["stages"]["train/luminal-baseline/fold2"]["files"].keys() == set(made.files)
+    assert not made.checkpoint.exists()
+    assert cost["epochs"] == len(said) == 2
+    assert cost["seconds"] > 0
+    assert 1e7 < cost["peak_memory"] < 1e11
+
+
+def test_the_history_is_a_line_an_epoch(written):
+    made, _, said = written
+    lines = [json.loads(line) for line in (made.out / made.files[1]).read_text().splitlines()]
+    assert [list(line) for line in lines] == [["epoch", "train_loss", "val_loss", "best"]] * 2
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert lines == [{k: v for k, v in line.items() if k != "images_per_second"} for line in said]
+
+
+def test_the_predictions_are_in_their_format(written):
+    made, _, _ = written
+    text = (made.out / made.files[2]).read_text()
+    assert text.splitlines()[0] == "image,patient,laterality,view,role,non_luminal,luminal"
+    assert text.endswith("\n")
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row["image"] for row in rows] == [f"1.2.{i}" for i in [*range(28, 32), *range(24, 28)]]  # test first
+    assert [row["role"] for row in rows] == ["test"] * 4 + ["fold2"] * 4
+    assert [row["patient"] for row in rows] == [f"D1-{i:04d}" for i in [*range(28, 32), *range(24, 28)]]
+    for row in rows:
+        for name in ("non_luminal", "luminal"):
+            assert row[name] == f"{np.float32(row[name]):.9g}"  # and no digit more or less
+        assert float(row["non_luminal"]) + float(row["luminal"]) == pytest.approx(1, abs=1e-6)
+
+
+def test_predictions_and_best_loss_follow_from_the_weights(written):
+    """A plain torchvision network with the weights file gives both."""
+    made, _, said = written
+    model = resnet18(num_classes=2).eval()
+    model.load_state_dict(load_file(made.out / made.files[0]))
+    rows = np.concatenate([made.test, made.validation])
+    grey = torch.from_numpy(pixels()[rows]).float()[:, None].expand(-1, 3, -1, -1) / 255
+    with torch.no_grad():
+        logits = model((grey - MEAN) / SD)
+    said_of = list(csv.DictReader((made.out / made.files[2]).read_text().splitlines()))
+    ours = [[float(row["non_luminal"]), float(row["luminal"])] for row in said_of]
+    np.testing.assert_allclose(ours, logits.softmax(1).numpy(), atol=1e-5)
+    label = torch.from_numpy(made.targets[made.validation, 1]).long()
+    assert F.cross_entropy(logits[4:], label).item() == pytest.approx(min(x["val_loss"] for x in said), rel=1e-4)
+
+
+def test_independent_findings_need_not_sum_to_one():
+    made = BY_NAME["mlmc"]
+    logits = torch.tensor([[2.0, 2.0, -1.0]])
+    model = torch.nn.Sequential()
+    model.forward = lambda images: logits
+    found = train.predict(made, model, lambda rows: torch.zeros(1, 4, 4, dtype=torch.uint8), np.arange(1))
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits.numpy())), rtol=1e-6)
+
+
+def test_nine_digits_tell_two_neighbouring_float32_apart(tmp_path):
+    made = training(tmp_path)
+    a = np.float32(0.7)
+    values = np.array([[a, np.nextafter(a, np.float32(1))], [1e-30, 1.0]], np.float32)
+    lines = train.predictions_csv(made, np.array([3, 1]), values).splitlines()
+    back = np.array([[np.float32(v) for v in line.split(",")[5:]] for line in lines[1:]])
+    assert (back == values).all()
+    assert lines[1] == "1.2.3,D1-0003,L,CC,fold2,0.699999988,0.700000048"
+
+
+def test_the_same_training_gives_the_same_bytes(written, tmp_path):
+    made, _, _ = written
+    again = training(tmp_path / "again", "luminal-baseline", epochs=2)
+    torch.manual_seed(12345)  # what ran before must not matter
+    train.run(again, lambda line: None, lambda: False)
+    assert [record.sha256(again.out / f) for f in again.files] == [record.sha256(made.out / f) for f in made.files]
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_an_error_of_the_disk(tmp_path):
+    """torch.save has an error of its own for it, which nobody would explain to the user."""
+    made = training(tmp_path / "out")
+    model = train.network(made.task, None, made.key, "fp32")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises((OSError, TrainingError)):
+            train.save_checkpoint(made, model, train.Optimiser(model, 1e-4), State())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(made.checkpoint.parent.iterdir())
+
+
+# ---- when it must run again ----------------------------------------------------------------------------
+
+
+def test_stale_says_why(written, tmp_path):
+    made, _, _ = written
+    other = tmp_path / "other"
+    assert replace(made, inputs={"x": 2}).stale() == "made from another x"
+    assert replace(made, fold=1).stale() == "not made yet"
+    assert replace(made, origin="imagenet").stale() == "made from another start"
+    assert "starting weights" in replace(made, start=other, origin="").stale()
+    other.write_bytes(b"weights")
+    assert replace(made, start=other, origin="").stale() == "made from another start"
+
+
+def test_the_store_is_mapped_and_not_read_whole(tmp_path):
+    made = training(tmp_path)
+    store = train.Pixels(made.images, torch.device("cpu"))
+    assert isinstance(store.store, np.memmap)
+    assert store(np.array([5, 2, 5])).tolist() == pixels()[[5, 2, 5]].tolist()
