@@ -38,28 +38,9 @@ class Room:
         return getattr(importlib.import_module(f"lumin.{self.name}"), thing)
 
 
-(
-    audit,
-    cohort,
-    doctor,
-    fetch,
-    network,
-    options,
-    phantom,
-    preprocess,
-    record,
-    replication,
-    split,
-    study,
-    train,
-    verify,
-) = (
-    Room(name)
-    for name in (
-        *("audit", "cohort", "doctor", "fetch", "network", "options", "phantom", "preprocess"),
-        *("record", "replication", "split", "study", "train", "verify"),
-    )
-)
+audit, cohort, doctor, fetch, figure2, gallery = map(Room, ("audit", "cohort", "doctor", "fetch", "figure2", "gallery"))
+network, options, phantom, preprocess, record = map(Room, ("network", "options", "phantom", "preprocess", "record"))
+replication, split, study, train, verify = map(Room, ("replication", "split", "study", "train", "verify"))
 
 USAGE, DATA, DIFFERENCE, INTERRUPTED = 2, 3, 4, 130  # exit codes
 
@@ -89,6 +70,7 @@ class Options:
         False
     )
     sheet: Annotated[Path | None, option("The clinical sheet, where it is not in the data folder.")] = None
+    cleaned: Annotated[bool, option("Mend CMMD's known defects first; see lumin/corrections.csv.", "--cleaned")] = False
     seed: Annotated[int | None, option("Seed of split, weights, order, augmentation (and demo cohort). [0]", min=0)] = (
         None
     )
@@ -128,6 +110,8 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (record.RecordError, phantom.PhantomError, network.NetworkError, train.TrainingError) as error:
+        fail(USAGE, error)
+    except (figure2.FigureError, replication.ReplicationError) as error:
         fail(USAGE, error)
     except cohort.CohortError as error:
         fail(DATA, "\n".join([str(error), *(f"  {where}: {what}" for where, what in error.problems)]))
@@ -199,6 +183,7 @@ class Screen:
 # ---- verbs ---------------------------------------------------------------------------------------
 
 TaskName = StrEnum("TaskName", {task.name: task.name for task in TASKS})
+Output = StrEnum("Output", {name: name for name in BY_NAME["mlmc"].outputs})
 
 
 PATIENCE = 60.0  # seconds to wait for another process to finish with images, split or a table
@@ -280,7 +265,7 @@ def all_(
     run: "options.Study",
     fetching: Annotated[bool, option("Fetch CMMD where the data folder is empty.", "--download/--no-download")] = True,
 ) -> None:
-    """The whole paper: CMMD where it lacks, images, split, 25 trainings, Tables 1, 2a and 2b."""
+    """The whole paper: CMMD where it lacks, images, split, 25 trainings, Tables 1, 2a and 2b, figures, one page."""
     started = time.perf_counter()
     if fetching and lacks_cmmd(run):
         download(run.data)
@@ -290,7 +275,12 @@ def all_(
         with record.lock(run.out, patience=PATIENCE):
             study.tabulate(run, name)
         show(run, name)
-    say(f"Done in {(time.perf_counter() - started) / 60:.1f} minutes. The tables are in {run.out / 'tables'}.")
+    write_audit(run.out)
+    gallery.draw(run)
+    gallery.draw_figure2(run, "malignant", None)
+    page = gallery.page(run)
+    minutes = (time.perf_counter() - started) / 60
+    say(f"Done in {minutes:.1f} minutes. The tables are in {run.out / 'tables'}; open {page}.")
 
 
 @command
@@ -339,12 +329,43 @@ def table2b(run: "options.Study") -> None:
 def audit_(out: Annotated[Path | None, option("Outputs folder. [outputs, or $LUMIN_OUT]")] = None) -> None:
     """Re-derive the paper's own figures from each other. Needs no data, no GPU and two seconds."""
     with explained():
-        folder = out or Path(os.environ.get("LUMIN_OUT", "outputs"))
-        rows = audit.audit({cell: known for cell, known in TABLE2.items() if known.digits == 4})
-        record.write(folder / "tables/audit.json", audit.as_json(rows))
-        record.write(folder / "tables/audit.md", audit.markdown(rows))
-        record.commit(folder, "audit", ["tables/audit.json", "tables/audit.md"], {}, {})
-        render((folder / "tables/audit.md").read_text())
+        render(write_audit(out or Path(os.environ.get("LUMIN_OUT", "outputs"))))
+
+
+def write_audit(out: Path) -> str:
+    """tables/audit.md and .json -> the former's text."""
+    rows = audit.audit({cell: known for cell, known in TABLE2.items() if known.digits == 4})
+    files = {"tables/audit.json": audit.as_json(rows), "tables/audit.md": audit.markdown(rows)}
+    for name, text in files.items():
+        record.write(out / name, text)
+    record.commit(out, "audit", list(files), {}, {})
+    return files["tables/audit.md"]
+
+
+@command
+def figures(run: "options.Study") -> None:
+    """ROC, precision-recall, calibration, scores, losses, and every cell of Table 2 as a dot."""
+    gallery.draw(run)
+    say(f"Drawn in {run.out / 'figures'}.")
+
+
+@command
+def fig2(
+    run: "options.Study",
+    patient: Annotated[str | None, option("Whose breast. [the one most like the paper's]")] = None,
+    output: Annotated[Output, option("What the map explains.")] = "malignant",
+) -> None:
+    """Figure 2: Grad-CAM of MLMC in CC and MLO of one test breast, and a sheet of twelve more images."""
+    images_and_split(run)
+    learn(run, ["mlmc"])
+    render(gallery.draw_figure2(run, output, patient))
+    say(f"Drawn in {run.out / 'figures'}.")
+
+
+@command
+def report(run: "options.Study") -> None:
+    """One self-contained HTML page of what is there: tables, figures, settings, limits."""
+    say(f"Open {gallery.page(run)}.")
 
 
 @command

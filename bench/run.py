@@ -1,6 +1,6 @@
 """How fast: ours, what a user would otherwise write, and the machine's limit, in turn, in one Markdown table.
 
-    python bench/run.py preprocess|augment|train|all|profile [--size full|demo] [--minutes N] [--threads N]
+    python bench/run.py preprocess|augment|train|all|profile [--size full|demo] [--minutes N] [--batch N] [--threads N]
 
 The peers are those of bench/requirements.txt; one that is not installed is named as such. A GPU is used where there is
 one. All ways of a comparison run once a round, forwards and backwards by turns, so that the ratios of a round were
@@ -40,6 +40,7 @@ from torchvision.models import resnet18
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from augment import TORCHVISION, breasts, ours, torchvision
 
+import lumin.train
 from lumin import phantom
 from lumin.augment import normalise
 from lumin.doctor import MALLOC
@@ -271,7 +272,7 @@ def checked(name: str, call: Callable, path: Path, shape: tuple[int, int]) -> Ca
     return call
 
 
-def bench_preprocess(size: str, seconds: float, stack: Stack, folder: Path) -> Iterator[str]:
+def bench_preprocess(size: str, batch: int, seconds: float, stack: Stack, folder: Path) -> Iterator[str]:
     """Preprocessing of a slice of the synthetic cohort, files in the page cache."""
     data = Path(tempfile.gettempdir()) / f"lumin-bench-{size}"
     phantom.write(data, size, 0, patients=3)
@@ -323,21 +324,21 @@ class Augmented(Dataset):
         return TORCHVISION(self.images[index][None]), self.targets[index]
 
 
-def loader(images: torch.Tensor, targets: torch.Tensor) -> DataLoader:
+def loader(images: torch.Tensor, targets: torch.Tensor, batch: int) -> DataLoader:
     """Workers stay between the rounds, asleep: each round ends with an epoch."""
     pin = torch.cuda.is_available()
     data = Augmented(images, targets)
-    return DataLoader(data, BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True, pin_memory=pin)
+    return DataLoader(data, batch, shuffle=True, num_workers=WORKERS, persistent_workers=True, pin_memory=pin)
 
 
-def bench_augment(size: str, seconds: float, stack: Stack, folder: Path) -> Iterator[str]:
-    """uint8 images to augmented float32 batches of 16; the torchvision way from the same images in memory."""
+def bench_augment(size: str, batch: int, seconds: float, stack: Stack, folder: Path) -> Iterator[str]:
+    """uint8 images to augmented float32 batches; the torchvision way from the same images in memory."""
     torch.set_num_threads(1)
     for name, recipe in (("full", PAPER), ("demo", DEMO)) if size == "full" else (("demo", DEMO),):
         batches = 4 if name == "full" or stack.device == "cpu" else 16
-        images = breasts(BATCH, recipe.height, recipe.width)
+        images = breasts(batch, recipe.height, recipe.width)
         at_home, many = images.to(stack.device), images.repeat(batches, 1, 1)
-        stock, nth = loader(many, torch.zeros(len(many))), count()  # other draws in every round
+        stock, nth = loader(many, torch.zeros(len(many)), batch), count()  # other draws in every round
 
         def each(way: Callable, where: torch.Tensor, nth: Iterator[int] = nth, batches: int = batches) -> None:
             for _ in range(batches):
@@ -372,11 +373,12 @@ def free() -> None:
     torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = True
 
 
-def epoch(folder: Path, size: str, stack: Stack, steps: int, settled: bool = True) -> Callable[[], None]:
-    """Ours: a call that trains an epoch of `steps` batches of 16, augmented. Not settled: not deterministic."""
+def epoch(folder: Path, size: str, stack: Stack, batch: int, steps: int, settled: bool = True) -> Callable[[], None]:
+    """Ours: a call that trains an epoch of `steps` batches, augmented. Not settled: not deterministic."""
+    lumin.train.BATCH = batch  # the paper's 16, or less where memory is short
     store = folder / f"{size}{steps}.{os.getpid()}.npy"
-    recipe, n = RECIPES[size], steps * BATCH
-    np.save(store, breasts(BATCH, recipe.height, recipe.width).repeat(steps, 1, 1).numpy())
+    recipe, n = RECIPES[size], steps * batch
+    np.save(store, breasts(batch, recipe.height, recipe.width).repeat(steps, 1, 1).numpy())
     rows, targets = np.arange(n), np.random.default_rng(0).integers(0, 2, (n, len(TASK.outputs))).astype(np.float32)
     names, nobody = [f"1.{row}" for row in rows], rows[:0]
     training = Training(
@@ -397,14 +399,14 @@ def epoch(folder: Path, size: str, stack: Stack, steps: int, settled: bool = Tru
     return one
 
 
-def stock_epoch(size: str, stack: Stack, steps: int) -> Callable[[], None]:
+def stock_epoch(size: str, stack: Stack, batch: int, steps: int) -> Callable[[], None]:
     """torchvision's reference loop: NCHW, float32 (TF32 convolutions on a GPU), transforms in a DataLoader's workers.
 
     Its images are in memory already: the reference would decode JPEGs besides.
     """
     recipe, device = RECIPES[size], torch.device(stack.device)
-    images = breasts(BATCH, recipe.height, recipe.width).repeat(steps, 1, 1)
-    batches = loader(images, torch.randint(0, 2, (len(images), len(TASK.outputs))).float())
+    images = breasts(batch, recipe.height, recipe.width).repeat(steps, 1, 1)
+    batches = loader(images, torch.randint(0, 2, (len(images), len(TASK.outputs))).float(), batch)
     model = resnet18(num_classes=len(TASK.outputs)).to(device).train()
     adam = torch.optim.Adam(model.parameters(), TASK.learning_rate, weight_decay=WEIGHT_DECAY)
 
@@ -444,40 +446,53 @@ def copy(stack: Stack) -> tuple[Callable[[], object], float]:
     return lambda: target.copy_(source), 2e-9 * source.nbytes
 
 
-def bench_train(size: str, seconds: float, stack: Stack, folder: Path) -> Iterator[str]:
-    """A step of batch 16 with augmentation, beside the rates of the same operations as matrix products."""
+def room(size: str, batch: int) -> None:
+    """Stop before the machine runs out of memory: ours and the stock loop's stay with the process."""
+    needed = 1.0 * batch * RECIPES[size].height * RECIPES[size].width / (PAPER.height * PAPER.width)  # GB, as seen
+    free = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) / 1e6
+    if not torch.cuda.is_available() and needed > free:
+        raise SystemExit(
+            f"Training at {size} size in batches of {batch} needs about {needed:.0f} GB of memory; "
+            f"{free:.0f} GB are free. Type --batch {max(1, int(batch * free / needed / 2))}, or --size demo."
+        )
+
+
+def bench_train(size: str, batch: int, seconds: float, stack: Stack, folder: Path) -> Iterator[str]:
+    """Training with augmentation, beside the rates of the same operations as matrix products."""
     gpu = stack.device != "cpu"
+    room(size, batch)
+    part = f"train, {size}, batch {batch}"
     steps = (40 if gpu else 1) if size == "full" else (100 if gpu else 8)
-    n, each = steps * BATCH, 1e-9 * flops(RECIPES[size].height, RECIPES[size].width)
-    calls = {f"ours, {stack.precision}": epoch(folder, size, stack, steps)}
+    n, each = steps * batch, 1e-9 * flops(RECIPES[size].height, RECIPES[size].width)
+    calls = {f"ours, {stack.precision}": epoch(folder, size, stack, batch, steps)}
     if gpu:
         bf16 = Stack(stack.device, "bf16", stack.threads)
-        calls["ours, bf16"] = epoch(folder, size, bf16, steps)
-        calls["ours, bf16, not deterministic"] = epoch(folder, size, bf16, steps, settled=False)
-    calls[f"stock loop, {WORKERS} workers"] = stock_epoch(size, stack, steps)
+        calls["ours, bf16"] = epoch(folder, size, bf16, batch, steps)
+        calls["ours, bf16, not deterministic"] = epoch(folder, size, bf16, batch, steps, settled=False)
+    calls[f"stock loop, {WORKERS} workers"] = stock_epoch(size, stack, batch, steps)
     ways = [Way(name, partial(timed, call), n, n * each, "GFLOP") for name, call in calls.items()]
     for precision in ("bf16", "tf32" if gpu else "fp32"):
         call, work = product(precision, stack)
         ways.append(Way(f"limit: matrix product, {precision}", partial(timed, call), work / each, work, "GFLOP"))
     call, work = copy(stack)
     ways.append(Way("limit: memory copy", partial(timed, call), 0, work, "GB"))
-    yield from compare(f"train, {size}", ways, 0.6 * seconds)
+    yield from compare(part, ways, 0.6 * seconds)
     one = Stack(stack.device, stack.precision, 1)
     ways = [
-        Way(f"{n * k} images, 1 thread", partial(together, 1, epoch, folder, size, one, steps * k), n * k)
+        Way(f"{n * k} images, 1 thread", partial(together, 1, epoch, folder, size, one, batch, steps * k), n * k)
         for k in (1, 2, 4)
     ]
-    yield from compare(f"train, {size}", ways, 0.25 * seconds, warm=False)
+    yield from compare(part, ways, 0.25 * seconds, warm=False)
     ways = [
-        Way(f"{jobs} jobs, 1 thread each", partial(together, jobs, epoch, folder, size, one, steps), jobs * n)
+        Way(f"{jobs} jobs, 1 thread each", partial(together, jobs, epoch, folder, size, one, batch, steps), jobs * n)
         for jobs in (1, 2)
     ]
-    yield from compare(f"train, {size}", ways, 0.15 * seconds, warm=False)
+    yield from compare(part, ways, 0.15 * seconds, warm=False)
 
 
-def bench_profile(size: str, seconds: float, stack: Stack, folder: Path) -> Iterator[str]:
+def bench_profile(size: str, batch: int, seconds: float, stack: Stack, folder: Path) -> Iterator[str]:
     """Where a step's time goes: PyTorch's operations by their own share of it, and the rate of the convolutions."""
-    one = epoch(folder, size, stack, 1)
+    one = epoch(folder, size, stack, batch, 1)
     one()
     with torch.profiler.profile() as profile:
         one()
@@ -485,7 +500,7 @@ def bench_profile(size: str, seconds: float, stack: Stack, folder: Path) -> Iter
     events = sorted(profile.key_averages(), key=lambda event: -getattr(event, axis))
     total = sum(getattr(event, axis) for event in events)
     convolved = sum(getattr(event, axis) for event in events if "conv" in event.key)
-    rate = 1e-9 * BATCH * flops(RECIPES[size].height, RECIPES[size].width) / (1e-6 * convolved) if convolved else 0
+    rate = 1e-9 * batch * flops(RECIPES[size].height, RECIPES[size].width) / (1e-6 * convolved) if convolved else 0
     yield "| operation | share | ms | calls |"
     yield "|---|---|---|---|"
     for event in events[:12]:
@@ -527,6 +542,7 @@ def main(
     part: Literal["preprocess", "augment", "train", "all", "profile"],
     size: Annotated[Literal["full", "demo"], typer.Option(help="Of the paper, or of the demo.")] = "full",
     minutes: Annotated[float, typer.Option(help="About as long, but one round at least.")] = 9,
+    batch: Annotated[int, typer.Option(help="Images a step; less than the paper's 16 where memory is short.")] = BATCH,
     threads: Annotated[int | None, typer.Option(help="Of a training on the CPU.")] = None,
 ) -> None:
     """Print one Markdown table."""
@@ -538,7 +554,7 @@ def main(
         print(f"{HEADER}\n|{'---|' * (HEADER.count('|') - 1)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="lumin-bench-") as folder:
         for name, share in shares.items():
-            for line in runs[name](size, 60 * minutes * share, stack, Path(folder)):
+            for line in runs[name](size, batch, 60 * minutes * share, stack, Path(folder)):
                 print(line, flush=True)
     print(f"\nAfter: {load()}.")
 

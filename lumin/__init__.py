@@ -6,7 +6,7 @@ The map of the house. Data flows downwards; a module imports only what is named 
     stats       F1, AUC, intervals, tests; arrays in, numbers out        <- nothing
     record      atomic writes, hashes, the manifest                      <- nothing
     sheet       the clinical sheet -> labelled breasts                   <- paper
-    cohort      sheet + DICOM headers -> Mammogram records               <- paper, sheet
+    cohort      sheet + DICOM headers -> Mammogram records               <- paper, sheet, corrections
     anatomy     pictures of synthetic breasts, in millimetres            <- paper
     phantom     the synthetic cohort, written as CMMD would be           <- paper, anatomy
     fetch       CMMD and the clinical sheet, downloaded and verified     <- record
@@ -21,16 +21,17 @@ The map of the house. Data flows downwards; a module imports only what is named 
     results     predictions -> cells, intervals, tests                   <- paper, tasks, stats
     tables      results -> the paper's tables as Markdown and JSON       <- paper, stats, results
     verify      do tables follow from predictions, from weights?    <- preprocess, record, network, tables, tasks, train
-    replication many seeds: how far each cell moves                      <- paper, results, stats, tables, tasks
+    replication Tables 2a and 2b over many seeds                         <- paper, results, tables
     corrections CMMD's known defects, mended                             <- sheet
     gradcam     Grad-CAM of the MLMC network                             <- augment, network
-    pointing    does the hottest point lie in the lesion?                <- paper
+    pointing    does the hottest point lie in the lesion?                <- nothing
     figures     curves, losses, Table 2 as dots                          <- paper, tasks, stats, results
     figure2     the paper's Figure 2, and twelve more images             <- paper, tasks, stats, results, figures
     report      one self-contained HTML page                             <- paper, tasks
     doctor      is this machine ready?                                   <- paper, network
     options     what is asked for -> a Study                             <- paper, network, record, train
-    study <- paper, sheet, cohort, options, phantom, preprocess, record, split, tasks, network, train, jobs, tables
+    study <- paper, sheet, corrections, cohort, options, phantom, preprocess, record, split, tasks, network, train, jobs, tables
+    gallery <- cohort, preprocess, record, options, network, tasks, train, gradcam, pointing, figures, figure2, report
 
-study is one outputs folder, where the rooms meet. repro.py is the command line: progress, exit codes, verbs.
-"""
+study is one outputs folder, where the rooms meet; gallery draws it. repro.py is the command line.
+"""  # noqa: E501

@@ -15,6 +15,7 @@ from joblib import Parallel, delayed
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage
 
+from lumin import corrections
 from lumin.paper import LUMINAL
 from lumin.sheet import Breast, CohortError, Problem, find_sheet, read_sheet
 
@@ -48,7 +49,7 @@ class Cohort(NamedTuple):
 
     mammograms: list[Mammogram]
     flow: dict[str, int]
-    sheet: Path
+    notes: list[str]  # what was corrected
 
     @property
     def is_cmmd(self) -> bool:
@@ -131,10 +132,15 @@ def read_all_headers(
 
 
 def read_cohort(
-    data: Path, sheet: Path | None, jobs: int = 1, progress: Callable[[int, int], None] = lambda *_: None
+    data: Path,
+    sheet: Path | None,
+    jobs: int = 1,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    cleaned: bool = False,
 ) -> Cohort:
     """Data folder and sheet -> the labelled images, joined on (PatientID, ImageLaterality).
 
+    With `cleaned` the collection's known defects are mended.
     Paths and file names mean nothing. Breasts with images but without a row are counted and left out.
     Raises CohortError with every contradiction there is.
     """
@@ -158,6 +164,9 @@ def read_cohort(
     problems += contradictions(headers, breasts)
     if problems:
         raise CohortError(f"{len(problems)} contradictions between {path} and the files of {data}:", problems)
+    notes: list[str] = []
+    if cleaned:
+        headers, breasts, notes = corrections.apply(headers, breasts, corrections.read())
     used = [header for header in headers if (header.patient, header.laterality) in breasts]
     sides = {(header.patient, header.laterality) for header in headers}
     flow = {
@@ -171,7 +180,7 @@ def read_cohort(
         "images used": len(used),
     }
     records = [mammogram(header, breasts[header.patient, header.laterality], data) for header in used]
-    return Cohort(sorted(records, key=lambda m: (m.patient, m.laterality, m.view)), flow, path)
+    return Cohort(sorted(records, key=lambda m: (m.patient, m.laterality, m.view)), flow, notes)
 
 
 def contradictions(headers: Sequence[Header], breasts: dict[tuple[str, str], Breast]) -> list[Problem]:

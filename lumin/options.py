@@ -35,6 +35,7 @@ class Options(Protocol):
     demo: bool
     sheet: Path | None
     seed: int | None
+    cleaned: bool
     weights: str | None
     epochs: int | None
     overwrite: bool
@@ -59,6 +60,7 @@ class Study:
     jobs: int
     overwrite: bool
     screen: Screen
+    cleaned: bool = False
 
     @property
     def lasting(self) -> dict:
@@ -70,7 +72,8 @@ class Study:
         """What one outputs folder holds one value of."""
         kind = self.stack.device.split(":")[0]
         machine = dict(zip(MACHINE, (kind, self.stack.precision, self.stack.threads), strict=True))
-        return {"demo": self.demo, "seed": self.seed, **asdict(self.recipe), **machine}
+        cleaning = {"cleaned": True} if self.cleaned else {}  # named only where the cohort is not as published
+        return {"demo": self.demo, "seed": self.seed, **asdict(self.recipe), **machine, **cleaning}
 
     def hashes(self, *names: str) -> dict[str, str]:
         """Output files -> their SHA-256: what another stage is made from."""
@@ -111,6 +114,7 @@ def open_study(given: Options, screen: Screen) -> Study:
         jobs=given.jobs or (os.cpu_count() if demo and stack.device == "cpu" else 1),
         overwrite=given.overwrite,
         screen=screen,
+        cleaned=given.cleaned or begun.get("cleaned", False),
     )
     if out.resolve().is_relative_to(study.data.resolve()):
         raise record.RecordError(f"The outputs {out} lie within the data {study.data}. Name another --out.")

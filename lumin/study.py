@@ -18,7 +18,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from lumin import cohort, jobs, network, phantom, preprocess, record, split, tables
+from lumin import cohort, corrections, jobs, network, phantom, preprocess, record, split, tables
 from lumin.options import Study
 from lumin.paper import ASPECT, FOLDS, IMAGES, PAPER, TABLE1, TABLE2, seed
 from lumin.sheet import find_sheet
@@ -56,7 +56,7 @@ def prepare(study: Study) -> None:
     screen.say(f"Images: to be made ({why or 'the files of the data folder changed'}).")
     started = time.perf_counter()
     with screen.bar("Headers") as progress:
-        found = cohort.read_cohort(study.data, study.sheet, processes, progress)
+        found = cohort.read_cohort(study.data, study.sheet, processes, progress, study.cleaned)
     settings = study.lasting | identity(study, found)
     if not study.overwrite:
         record.check(study.out, settings)
@@ -83,6 +83,8 @@ def prepare(study: Study) -> None:
         study, {"prepare": {"seconds": seconds, "images_per_second": len(made) / seconds, "peak_memory": memory * 1024}}
     )
     screen.say(f"{', '.join(f'{name} {count}' for name, count in found.flow.items())}.")
+    for correction in found.notes:
+        screen.say(correction)
     screen.say(f"Mean aspect of the breast crops {preprocess.mean_aspect(made):.2f} (the paper's {ASPECT:.2f}).")
     for group in sorted({g for p, g in groups.items() if p != g}):
         tied = " = ".join(p for p in sorted(groups) if groups[p] == group)
@@ -114,7 +116,8 @@ def share_images(study: Study, source: Path) -> None:
 
 def images_settings(study: Study) -> dict:
     """What the images depend on besides the DICOM files."""
-    return {"size": [study.recipe.height, study.recipe.width], "version": VERSIONS["prepare"]}
+    cleaning = {"corrections": record.sha256(corrections.FILE)} if study.cleaned else {}
+    return {"size": [study.recipe.height, study.recipe.width], "version": VERSIONS["prepare"], **cleaning}
 
 
 def identity(study: Study, found: cohort.Cohort) -> dict[str, str]:
@@ -124,6 +127,7 @@ def identity(study: Study, found: cohort.Cohort) -> dict[str, str]:
         kind = "synthetic cohort, not CMMD"
     elif found.is_cmmd:
         kind = "CMMD" if count == IMAGES else f"{count} of CMMD's {IMAGES} labelled images"
+        kind = f"CMMD, cleaned ({count} images)" if study.cleaned else kind
     else:
         kind = "not CMMD"
     return {"cohort": kind, "images": f"{count} images {images[:12]}"}

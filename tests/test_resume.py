@@ -212,6 +212,7 @@ KILLS = 30
 
 def whole(made: study.Study, begins=lambda _: None) -> None:
     """Everything from DICOM files to a table; `begins` is told of each stage."""
+    made.out.mkdir(exist_ok=True)  # as the lock of the command line does
     for name, work in zip(
         STAGES, (study.prepare, study.divide, learn, lambda s: study.tabulate(s, "table1")), strict=True
     ):

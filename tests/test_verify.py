@@ -102,6 +102,7 @@ def prepared(tmp_path_factory) -> study.Study:
     """Images and split of a small cohort."""
     folder = tmp_path_factory.mktemp("verify")
     made = tiny_study(small_cohort(folder / "data"), folder / "out")
+    made.out.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "cpu_count", lambda: 1)  # so few images are read faster by one process
         study.prepare(made)
