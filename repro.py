@@ -227,7 +227,7 @@ def render(markdown: str) -> None:
             console.print(Markdown(block))
             continue
         header, sides, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in block.splitlines())
-        table = Table(box=SIMPLE)
+        table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
         for number, (title, side) in enumerate(zip(header, sides, strict=True)):
             table.add_column(title, no_wrap=number == 0, justify="right" if side == "--:" else "left")
         for row in rows:
@@ -260,6 +260,14 @@ def download_(run: "options.Study") -> None:
     download(run.data)
 
 
+def picture(run: "options.Study") -> Path:
+    """Figures, audit, and the page that holds all -> the page."""
+    write_audit(run.out)
+    gallery.draw(run)
+    gallery.draw_figure2(run, "malignant", None)
+    return gallery.page(run)
+
+
 @command
 def all_(
     run: "options.Study",
@@ -275,10 +283,7 @@ def all_(
         with record.lock(run.out, patience=PATIENCE):
             study.tabulate(run, name)
         show(run, name)
-    write_audit(run.out)
-    gallery.draw(run)
-    gallery.draw_figure2(run, "malignant", None)
-    page = gallery.page(run)
+    page = picture(run)
     minutes = (time.perf_counter() - started) / 60
     say(f"Done in {minutes:.1f} minutes. The tables are in {run.out / 'tables'}; open {page}.")
 
@@ -332,10 +337,15 @@ def audit_(out: Annotated[Path | None, option("Outputs folder. [outputs, or $LUM
         render(write_audit(out or Path(os.environ.get("LUMIN_OUT", "outputs"))))
 
 
+def audited() -> tuple[str, str]:
+    """The audit as Markdown and JSON."""
+    rows = audit.audit({cell: known for cell, known in TABLE2.items() if known.digits == 4})
+    return audit.markdown(rows), audit.as_json(rows)
+
+
 def write_audit(out: Path) -> str:
     """tables/audit.md and .json -> the former's text."""
-    rows = audit.audit({cell: known for cell, known in TABLE2.items() if known.digits == 4})
-    files = {"tables/audit.json": audit.as_json(rows), "tables/audit.md": audit.markdown(rows)}
+    files = dict(zip(("tables/audit.md", "tables/audit.json"), audited(), strict=True))
     for name, text in files.items():
         record.write(out / name, text)
     record.commit(out, "audit", list(files), {}, {})
@@ -394,7 +404,8 @@ def replicate(
     made = replication.replication([replication.read(run.out / f"seed{seed}") for seed in wanted], wanted)
     for suffix, text in zip(("md", "json"), made, strict=True):
         record.write(run.out / f"tables/replication.{suffix}", text)
-    record.commit(run.out, "replication", ["tables/replication.md", "tables/replication.json"], {}, {})
+    files = ["tables/replication.md", "tables/replication.json"]
+    record.commit(run.out, "replication", files, {}, {}, part="unverified")  # it follows from other folders
     render(made.markdown)
 
 
@@ -423,7 +434,8 @@ def verify_(
         say("The files are not as recorded, so what follows from them is not checked.")
     else:
         findings += verify.made_with(run.out, study.expected(run))
-        findings += [*verify.images(run.out), *verify.remade(run.out, functools.partial(study.make_table, run))]
+        findings += verify.images(run.out)
+        findings += verify.remade(run.out, lambda name: audited() if name == "audit" else study.make_table(run, name))
         findings += verify.predictions(run.out, study.all_trainings(run)) if predict else []
         with tempfile.TemporaryDirectory() as folder:
             findings += verify.retrained(study.one_training(run, retrain), Path(folder)) if retrain else []

@@ -216,8 +216,11 @@ def one_training(study: Study, name: str) -> Training:
 
 def expected(study: Study) -> dict[str, dict]:
     """Stage -> the settings and versions that its recorded inputs must have."""
-    of_trainings = {t.stage: {key: t.inputs[key] for key in ("settings", "version")} for t in all_trainings(study)}
-    return {"prepare": images_settings(study), "split": split_settings(study), **of_trainings}
+    made = {"prepare": images_settings(study), "split": split_settings(study)}
+    for training in all_trainings(study):
+        made[training.stage] = {key: training.inputs[key] for key in ("settings", "version")}
+        made[training.stage] |= {"start": training.origin} if training.origin else {}
+    return made | {name: table_settings(study) for name in TABLES}
 
 
 def starting(study: Study, task: Task, fold: int) -> tuple[Path | None, str]:
@@ -308,6 +311,12 @@ def provenance(study: Study) -> tables.Provenance:
     return tables.Provenance(kind, study.seed, record.sha256(study.out / "split.csv"), departures)
 
 
+def table_settings(study: Study) -> dict:
+    """What a table depends on besides cohort, split and predictions."""
+    published = record.digest([TABLE1, sorted(TABLE2.items())])
+    return {"version": VERSIONS["tables"], "about": record.digest(provenance(study)), "paper": published}
+
+
 def make_table(study: Study, name: str) -> tables.Document:
     """Name -> the table, from the outputs folder alone."""
     mammograms, _ = cohort.read_csv(study.out / "cohort.csv")
@@ -321,8 +330,7 @@ def tabulate(study: Study, name: str) -> None:
     """Write a table where it is not up to date; its trainings must be there."""
     files = [f"tables/{name}.md", f"tables/{name}.json"]
     predictions = [f"predictions/{task}/fold{fold}.csv" for task in TABLES[name] for fold in range(FOLDS)]
-    inputs = study.hashes("cohort.csv", "split.csv", "flow.json", *predictions) | {"version": VERSIONS["tables"]}
-    inputs |= {"about": record.digest(provenance(study)), "paper": record.digest([TABLE1, sorted(TABLE2.items())])}
+    inputs = study.hashes("cohort.csv", "split.csv", "flow.json", *predictions) | table_settings(study)
     if record.stale(study.out, name, inputs):
         for file, text in zip(files, make_table(study, name), strict=True):
             record.write(study.out / file, text)

@@ -375,6 +375,7 @@ def test_all_may_overwrite_a_damaged_manifest(good, data, monkeypatch):
     out, _ = good
     (out / "manifest.json").write_text('{"settings": ')
     monkeypatch.setattr(repro, "learn", lambda *_: None)
+    monkeypatch.setattr(repro, "picture", lambda _: "no page")
     monkeypatch.setattr(study, "TABLES", {"table1": ()})
     assert call("all", "--data", data, "--out", out, "--overwrite").exit_code == 0
 

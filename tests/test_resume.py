@@ -19,7 +19,7 @@ import pytest
 import torch
 from test_verify import Quiet, small_cohort, tiny_study
 
-from lumin import network, record, study, train
+from lumin import network, options, record, study, train
 from lumin.network import Stack
 from lumin.record import RecordError
 from lumin.tasks import BY_NAME
@@ -196,12 +196,12 @@ def test_going_on_with_another_number_of_threads_is_refused(tmp_path):
     begun = tiny_study(tmp_path / "data", tmp_path / "out")
     record.claim(begun.out, begun.settings)
     given = dict.fromkeys(("data", "sheet", "seed", "weights", "epochs", "device", "precision", "threads", "jobs"))
-    given = SimpleNamespace(**given | {"out": begun.out, "demo": False, "overwrite": False})
-    assert study.open_study(given, Quiet()).stack == begun.stack  # what is not asked for is as it was begun
+    given = SimpleNamespace(**given | {"out": begun.out, "demo": False, "overwrite": False, "cleaned": False})
+    assert options.open_study(given, Quiet()).stack == begun.stack  # what is not asked for is as it was begun
     for name, value in (("threads", 2), ("precision", "bf16"), ("seed", 1), ("epochs", 7)):
         asked = SimpleNamespace(**vars(given) | {name: value})
         with pytest.raises(RecordError, match=rf"{begun.out} was made with .*{name}.*, not {value}.*--overwrite"):
-            study.open_study(asked, Quiet())
+            options.open_study(asked, Quiet())
 
 
 # ---- killed at any moment ------------------------------------------------------------------------
@@ -210,7 +210,7 @@ STAGES = ("prepare", "split", "train", "tables")
 KILLS = 30
 
 
-def whole(made: study.Study, begins=lambda _: None) -> None:
+def whole(made: options.Study, begins=lambda _: None) -> None:
     """Everything from DICOM files to a table; `begins` is told of each stage."""
     made.out.mkdir(exist_ok=True)  # as the lock of the command line does
     for name, work in zip(
@@ -220,11 +220,11 @@ def whole(made: study.Study, begins=lambda _: None) -> None:
         work(made)
 
 
-def learn(made: study.Study) -> None:
+def learn(made: options.Study) -> None:
     study.learn(made, [(BY_NAME["mlmc"], 0)])
 
 
-def begin(made: study.Study) -> tuple[int, int]:
+def begin(made: options.Study) -> tuple[int, int]:
     """`whole` in a child process -> its id, and a pipe with a byte for each stage begun."""
     ours, theirs = os.pipe()
     child = os.fork()
