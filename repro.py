@@ -432,9 +432,10 @@ def verify_(
     findings = verify.hashes(run.out)
     if any(finding.ok is False for finding in findings):
         say("The files are not as recorded, so what follows from them is not checked.")
-    else:
+    elif (run.out / "split.csv").exists():
         findings += verify.made_with(run.out, study.expected(run))
         findings += verify.images(run.out)
+        findings += verify.parted(run.out, study.make_split(run)[0])
         findings += verify.remade(run.out, lambda name: audited() if name == "audit" else study.make_table(run, name))
         findings += verify.predictions(run.out, study.all_trainings(run)) if predict else []
         with tempfile.TemporaryDirectory() as folder:

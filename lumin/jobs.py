@@ -72,6 +72,8 @@ def run_chain(chain: Sequence[Training], log: Path, stop: Path, caller: int) -> 
                     with open(log, "a") as file:
                         file.write(json.dumps({"stage": stage, **line}) + "\n")
 
+                for name in (*training.files, training.checkpoint.relative_to(training.out)):
+                    record.sweep(training.out / name)
                 try:
                     asked = lambda: stop.exists() or (child and os.getppid() != caller)  # noqa: E731
                     costs[training.stage] = train.run(training, say, asked)

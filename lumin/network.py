@@ -63,7 +63,7 @@ class Stack:
         if self.device.startswith("cuda"):
             chip = {"gpu": torch.cuda.get_device_name(self.device), "cuda": torch.version.cuda, "driver": driver()}
             chip["cudnn"] = str(torch.backends.cudnn.version())
-        return {"torch": torch.__version__, "precision": self.precision, "threads": self.threads, **chip}
+        return {"torch": str(torch.__version__), "precision": self.precision, "threads": self.threads, **chip}
 
 
 def driver() -> str:

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -51,6 +52,12 @@ def atomic(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def sweep(path: Path) -> None:
+    """Remove what a killed process left of writing a file; nobody else may be writing it."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        part.unlink()
+
+
 def write(path: Path, data: bytes | str) -> None:
     """Write a whole file atomically. Text is UTF-8 with the newlines it has."""
     with atomic(path) as part:
@@ -71,6 +78,17 @@ def digest(value: object) -> str:
 def tensors(path: Path) -> dict[str, str]:
     """A .safetensors file -> name: SHA-256 of the tensor's little-endian values in C order."""
     return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in sorted(load_file(path).items())}
+
+
+def source() -> str:
+    """The source's commit, and whether it was changed since; "" where it is no git checkout."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + (", changed since" if changed else "")
 
 
 # ---- one run at a time ---------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -156,13 +155,20 @@ def divide(study: Study) -> None:
     inputs = split_settings(study) | study.hashes("cohort.csv")
     if not record.stale(study.out, "split", inputs):
         return
+    files, notes = make_split(study)
+    for name, text in files.items():
+        record.write(study.out / name, text)
+    record.commit(study.out, "split", list(files), inputs, {"scipy": version("scipy")})
+    study.screen.say(" ".join(["Split: done.", *notes]))
+
+
+def make_split(study: Study) -> tuple[dict[str, str], list[str]]:
+    """cohort.csv and the seed -> split.csv and seeds.csv, and what was not as even as asked."""
     mammograms, groups = cohort.read_csv(study.out / "cohort.csv")
     made = split.split(mammograms, groups, study.seed, study.recipe.test_share)
-    record.write(study.out / "split.csv", split.split_csv(made.roles, groups))
-    seeds = [f"{task.name},{fold},{seed(study.seed, task.name, fold)}" for task in TASKS for fold in range(FOLDS)]
-    record.write(study.out / "seeds.csv", "\n".join(["task,fold,seed", *seeds]) + "\n")
-    record.commit(study.out, "split", ["split.csv", "seeds.csv"], inputs, {"scipy": version("scipy")})
-    study.screen.say(" ".join(["Split: done.", *made.notes]))
+    seeds = [f"{task.name},{fold},{seed(study.seed, task.name, fold)}\n" for task in TASKS for fold in range(FOLDS)]
+    files = {"split.csv": split.split_csv(made.roles, groups), "seeds.csv": "".join(["task,fold,seed\n", *seeds])}
+    return files, made.notes
 
 
 # ---- trainings -----------------------------------------------------------------------------------
@@ -280,21 +286,10 @@ def note(study: Study, costs: dict[str, dict]) -> None:
     path = study.out / "run.json"
     with record.lock(study.out, ".lock.run", patience=60):
         old = json.loads(path.read_text()) if path.exists() else {"stages": {}}
-        about = {"versions": {name: version(name) for name in PACKAGES}, "commit": commit()}
+        about = {"versions": {name: version(name) for name in PACKAGES}, "commit": record.source()}
         content = {"settings": study.settings | {"jobs": study.jobs}, **about, "stages": old["stages"] | costs}
         record.write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
         record.commit(study.out, "run", ["run.json"], {}, {}, part="unverified")
-
-
-def commit() -> str:
-    """The source's commit, and whether it was changed since; "" where it is no git checkout."""
-    git = ["git", "-C", str(Path(__file__).parents[1])]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head + (", changed since" if changed else "")
 
 
 # ---- tables --------------------------------------------------------------------------------------
