@@ -202,9 +202,8 @@ def unequal(a: object, b: object, path: tuple[str, ...] = ()) -> tuple[list[str]
 
 def parted(out: Path, made: Mapping[str, str]) -> list[Finding]:
     """Outputs folder, and split.csv and seeds.csv made again from cohort and seed -> are they the same bytes?"""
-    wrong = [name for name, text in made.items() if (out / name).read_text() != text]
-    findings = [Finding("split", name, "does not follow from cohort and seed", False) for name in wrong]
-    return findings or [Finding("split", "", "follows from cohort and seed: the same bytes", True)]
+    wrong = ", ".join(name for name, text in made.items() if (out / name).read_text() != text)
+    return [Finding("split", wrong, f"{'does not follow' if wrong else 'follows'} from cohort and seed", not wrong)]
 
 
 def images(out: Path) -> list[Finding]:
