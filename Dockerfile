@@ -14,5 +14,6 @@ COPY repro.py .
 COPY lumin lumin
 USER lumin
 VOLUME ["/data", "/outputs"]
+HEALTHCHECK --interval=1h --timeout=2m CMD ["python", "repro.py", "doctor", "--demo"]
 ENTRYPOINT ["python", "repro.py"]
 CMD ["all"]

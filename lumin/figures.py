@@ -152,7 +152,8 @@ def rates(label: NDArray, score: NDArray, weights: NDArray) -> tuple[NDArray, ND
 def roc(label: NDArray, score: NDArray, weights: NDArray) -> NDArray:
     """(n,), (n,), (draws, n) -> (draws, 101) sensitivity at 1 - specificity = 0, .01, ... 1."""
     true, false = rates(label, score, weights)
-    share = zip(false / false[:, -1:], true / true[:, -1:], strict=True)
+    with np.errstate(invalid="ignore"):  # a class that is absent has no share: nan, which is not drawn
+        share = zip(false / false[:, -1:], true / true[:, -1:], strict=True)
     return np.array([np.interp(GRID, x, y) for x, y in share])
 
 
@@ -294,7 +295,9 @@ def dots(out: Path, suffix: str) -> Files:
         content = json.loads(path.read_text())
         by_group = next(value for key, value in content.items() if key.startswith("As in the paper"))
         cells = [(task, by_task) for pair in by_group.values() for task, by_task in pair.items()]
-        rows += [(task, cell, ours) for task, by_cell in cells for cell, ours in by_cell.items()]
+        rows += [
+            (task, cell, ours) for task, by_cell in cells for cell, ours in by_cell.items() if ours["mean"] is not None
+        ]
     title = f"Every cell of Table 2: the paper and this run{suffix}"
     with drawing(7, 1.2 + 0.24 * max(len(rows), 4)) as figure:
         axes = figure.subplots()

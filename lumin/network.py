@@ -84,6 +84,7 @@ def choose(device: str, precision: str, threads: int | None) -> Stack:
         )
     chip = torch.cpu.get_capabilities()
     if precision == "auto":
+        # DEVIATION: convolutions in bfloat16 on CPUs that have it; --precision fp32 turns it off.
         fast = chip.get("avx512_bf16") or chip.get("amx_bf16")
         precision = "tf32" if device.startswith("cuda") else "bf16" if fast else "fp32"
     return Stack(device, precision, threads or (1 if device.startswith("cuda") else os.cpu_count() or 1))

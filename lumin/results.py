@@ -269,7 +269,7 @@ class Comparison(NamedTuple):
 
     @property
     def improved(self) -> int:
-        return stats.improved(self.differences)
+        return sum(difference > 0 for difference in self.differences)
 
 
 def compare(names: tuple[str, str], a: Scored, b: Scored, seed: int) -> list[Comparison]:
@@ -290,15 +290,17 @@ def compare(names: tuple[str, str], a: Scored, b: Scored, seed: int) -> list[Com
 def fold_tests(ours: NDArray, others: NDArray) -> list[Test]:
     """(5,), (5,) values of a cell -> the tests whose unit is the fold model."""
     differences = ours - others
-    nothing = stats.Result(float("nan"), float("nan"))  # five equal values have no t
+    nothing = stats.Result(float("nan"), float("nan"))  # five equal values have no t; without a class there is no AUC
+    known = bool(np.isfinite(differences).all())
+    unpaired, paired = known and np.ptp(ours) + np.ptp(others) > 0, known and np.ptp(differences) > 0
     with warnings.catch_warnings():  # scipy warns where five values are nearly equal; the p is right all the same
         warnings.simplefilter("ignore", RuntimeWarning)
         made = {
-            "Student": ttest_ind(ours, others) if np.ptp(ours) + np.ptp(others) else nothing,
-            "Welch": ttest_ind(ours, others, equal_var=False) if np.ptp(ours) + np.ptp(others) else nothing,
-            "paired t": ttest_rel(ours, others) if np.ptp(differences) else nothing,
-            "corrected resampled t": stats.corrected_resampled_t(differences, 1, FOLDS - 1),
-            "sign flip (exact)": stats.sign_flip(differences),
+            "Student": ttest_ind(ours, others) if unpaired else nothing,
+            "Welch": ttest_ind(ours, others, equal_var=False) if unpaired else nothing,
+            "paired t": ttest_rel(ours, others) if paired else nothing,
+            "corrected resampled t": stats.corrected_resampled_t(differences, 1, FOLDS - 1) if known else nothing,
+            "sign flip (exact)": stats.sign_flip(differences) if known else nothing,
         }
     return [Test(name, "fold", FOLDS, float(r[0]), float(r[1])) for name, r in made.items()]
 

@@ -59,3 +59,11 @@ def test_the_readme_lists_every_silence_of_the_paper():
     readme = (ROOT / "README.md").read_text()
     for choice in paper.UNSTATED:
         assert f"| {choice.matter} | {choice.ours} | {choice.why} |" in readme
+
+
+def test_the_readme_lists_every_departure_from_the_paper():
+    readme = (ROOT / "README.md").read_text()
+    found = [text for path in MODULES for text in re.findall(r"# DEVIATION: (.*)", path.read_text())]
+    assert found
+    for text in found:
+        assert f"- {text}\n" in readme

@@ -412,3 +412,14 @@ def test_classifiers_of_other_images_are_not_compared():
     a = random_table("subtype")
     with pytest.raises(AssertionError, match="same images"):
         compare(("a", "b"), a, a._replace(breasts=a.breasts[::-1]), 0)
+
+
+def test_a_test_set_without_a_class_has_no_auc_and_no_tests_of_it(few):
+    """A small cohort may hold no breast of one class: its AUC is undefined, and so is every test of it."""
+    a, b = (judged("subtype", [1] * 8, np.full((5, 8), score)) for score in (0.6, 0.7))
+    by_cell = {claim.cell: claim for claim in compare(("luminal-transfer", "luminal-baseline"), a, b, 0)}
+    auc = by_cell["auc subtype"]
+    assert np.isnan(auc.differences).all()
+    assert auc.improved == 0
+    assert all(np.isnan(test.pvalue) for test in auc.tests)
+    assert by_cell["luminal"].differences == (0.0,) * 5
