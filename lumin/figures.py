@@ -295,9 +295,7 @@ def dots(out: Path, suffix: str) -> Files:
         content = json.loads(path.read_text())
         by_group = next(value for key, value in content.items() if key.startswith("As in the paper"))
         cells = [(task, by_task) for pair in by_group.values() for task, by_task in pair.items()]
-        rows += [
-            (task, cell, ours) for task, by_cell in cells for cell, ours in by_cell.items() if ours["mean"] is not None
-        ]
+        rows += [(t, c, ours) for t, by_cell in cells for c, ours in by_cell.items() if ours["mean"] is not None]
     title = f"Every cell of Table 2: the paper and this run{suffix}"
     with drawing(7, 1.2 + 0.24 * max(len(rows), 4)) as figure:
         axes = figure.subplots()

@@ -545,13 +545,14 @@ def test_the_whole_paper_once_and_then_nothing(tmp_path, monkeypatch):
     manifest = record.read(out)
     listed = {name for part in ("stages", "unverified") for e in manifest[part].values() for name in e["files"]}
     made = {n for n in files(out) if not n.startswith("phantom/")} - {"manifest.json"}
-    assert listed == made
+    assert listed == made | {"run.json"}
     for entry in manifest["stages"].values():
         assert entry["stack"] in manifest["stacks"]
         assert all(record.sha256(out / name) == value for name, value in entry["files"].items())
-    assert json.loads((out / "run.json").read_text())["stages"].keys() == {
-        f"train/{task}/fold{fold}" for task in OUTPUTS for fold in range(5)
-    }
+    trained = {f"train/{task}/fold{fold}" for task in OUTPUTS for fold in range(5)}
+    assert json.loads((out / "run.json").read_text())["stages"].keys() == {"prepare", *trained}
+    assert "<svg" in (out / "figures/fig2.svg").read_text()
+    assert "Table 2b" in (out / "report.html").read_text()
     assert not list(out.glob("checkpoints/*/*"))
 
     stamps = times(out)
