@@ -445,7 +445,8 @@ def verify_(
     findings += verify.against(run.out, against) if against else []
     for stage, file, what, ok in findings:
         state = {True: "[green]ok[/]    ", False: "[red]differs[/]", None: "[yellow]note[/]  "}[ok]
-        say(f"{state} {escape(f'{stage}: {file} {what}' if file else f'{stage}: {what}')}", markup=True)
+        text = f"{stage}: {what}" if file in what else f"{stage}: {file} {what}"
+        say(f"{state} {escape(text)}", markup=True)
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(DIFFERENCE)
 
