@@ -60,7 +60,7 @@ MACHINE = "The machine (part of the record: on one stack the same bytes)"
 
 @dataclass(frozen=True)
 class Options:
-    """What every command takes. None: what the outputs folder was begun with, else the default."""
+    """What all but audit and phantom take. None: as the folder was begun (not data, sheet, jobs), else the default."""
 
     data: Annotated[
         Path | None, option("Folder with CMMD's DICOM files and its sheet. [data/CMMD, or $LUMIN_DATA]")
@@ -78,7 +78,7 @@ class Options:
         None
     )
     epochs: Annotated[int | None, option("At most this many epochs. [100; demo: 10 and 12]", min=1)] = None
-    overwrite: Annotated[bool, option("Replace an outputs folder of other settings.", "--overwrite")] = False
+    overwrite: Annotated[bool, option("Begin anew: remove all recorded outputs, trainings too.", "--overwrite")] = False
     device: Annotated[str | None, option("auto, cpu, cuda or cuda:1. [auto]", panel=MACHINE)] = None
     precision: Annotated[str | None, option("auto, tf32, fp32 or bf16. [auto]", panel=MACHINE)] = None
     threads: Annotated[int | None, option("Threads of one training. [all cores; demo: 1]", panel=MACHINE, min=1)] = None
@@ -186,7 +186,7 @@ TaskName = StrEnum("TaskName", {task.name: task.name for task in TASKS})
 Output = StrEnum("Output", {name: name for name in BY_NAME["mlmc"].outputs})
 
 
-PATIENCE = 60.0  # seconds to wait for another process to finish with images, split or a table
+PATIENCE = 1800.0  # seconds to wait for another process to finish with images, split or a table
 
 
 def images_and_split(run: "options.Study") -> None:
@@ -357,6 +357,7 @@ def write_audit(out: Path) -> str:
 @command
 def figures(run: "options.Study") -> None:
     """ROC, precision-recall, calibration, scores, losses, and every cell of Table 2 as a dot."""
+    images_and_split(run)
     gallery.draw(run)
     say(f"Drawn in {run.out / 'figures'}.")
 
@@ -456,7 +457,7 @@ def show_(run: "options.Study") -> None:
     """Print the tables that are there, and compute nothing."""
     there = [name for name in study.TABLES if (run.out / f"tables/{name}.md").exists()]
     if not there:
-        raise record.RecordError(f"{run.out} has no tables yet. Type python repro.py all.")
+        raise record.RecordError(f"{run.out} has no tables yet. Type python repro.py all{' --demo' * run.demo}.")
     for name in there:
         show(run, name)
 

@@ -6,6 +6,7 @@ The map of the house. Data flows downwards; a module imports only what is named 
     stats       F1, AUC, intervals, tests; arrays in, numbers out        <- nothing
     record      atomic writes, hashes, the manifest                      <- nothing
     sheet       the clinical sheet -> labelled breasts                   <- paper
+    corrections CMMD's known defects, mended                             <- sheet
     cohort      sheet + DICOM headers -> Mammogram records               <- paper, sheet, corrections
     anatomy     pictures of synthetic breasts, in millimetres            <- paper
     phantom     the synthetic cohort, written as CMMD would be           <- paper, anatomy
@@ -22,7 +23,6 @@ The map of the house. Data flows downwards; a module imports only what is named 
     tables      results -> the paper's tables as Markdown and JSON       <- paper, stats, results
     verify      do tables follow from predictions, from weights?    <- preprocess, record, network, tables, tasks, train
     replication Tables 2a and 2b over many seeds                         <- paper, results, tables
-    corrections CMMD's known defects, mended                             <- sheet
     gradcam     Grad-CAM of the MLMC network                             <- augment, network
     pointing    does the hottest point lie in the lesion?                <- nothing
     figures     curves, losses, Table 2 as dots                          <- paper, tasks, stats, results

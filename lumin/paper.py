@@ -11,7 +11,7 @@ from typing import NamedTuple
 # ---- stated ------------------------------------------------------------------------------------
 
 IMAGES, PATIENTS = 3744, 1775  # 2.1, labelled images and their patients
-SUBTYPE_IMAGES, SUBTYPE_PATIENTS = 1498, 749  # 2.1, those with a molecular subtype
+SUBTYPE_IMAGES = 1498  # 2.1, those with a molecular subtype (749 patients)
 LUMINAL = ("Luminal A", "Luminal B")  # 2.1
 NON_LUMINAL = ("HER2-enriched", "triple negative")  # 2.1
 HEIGHT, WIDTH = 1326, 512  # 2.1, pixels of a network input (rows, columns)

@@ -3,7 +3,7 @@
 manifest.json, in the outputs folder:
 
     settings   what the whole folder was made with (seed, cohort, size, precision, ...)
-    stacks     short name -> where something was computed (chip, driver, package versions, commit)
+    stacks     short name -> where something was computed (chip, driver, package versions)
     stages     stage name -> inputs (hashes and settings), stack, files (path -> sha256), tensors
     unverified the same, for files that are listed but differ between equal runs (times, paths)
 """

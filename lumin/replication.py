@@ -19,7 +19,7 @@ from lumin.paper import ALPHA, FOLDS, TABLE2, Published
 from lumin.results import TASK_OF, cell_names
 from lumin.tables import NAMES, PARTS, Document, between, grid, number
 
-PAPER, *OTHERS = LEVELS = (  # what a table calls its units
+PAPER, *_ = LEVELS = (  # what a table calls its units
     "As in the paper: mean (SD) of five fold models, by image",
     "By breast: mean of CC and MLO",
     "Ensemble: mean of the five models, by image",

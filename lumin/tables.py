@@ -1,4 +1,4 @@
-"""Numbers -> Tables 1, 2a and 2b as Markdown beside the paper's, and as JSON. Rounds; computes nothing else."""
+"""Numbers -> Tables 1, 2a and 2b as Markdown beside the paper's, and as JSON. Rounds, counts, and judges by Holm."""
 
 import json
 import math

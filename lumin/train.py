@@ -319,10 +319,11 @@ def run(training: Training, say: Callable[[dict], None], stop: Callable[[], bool
     """Train, predict, write and record one fold -> seconds, images a second, peak memory."""
     started, device = time.perf_counter(), training.stack.settle()
     pixels = Pixels(training.images, device)
+    lines: list[dict] = []  # of the epochs that this process ended
     try:
-        state = fit(training, pixels, say, stop)
+        state = fit(training, pixels, lambda line: (lines.append(line), say(line)), stop)
     except torch.OutOfMemoryError as error:
-        raise TrainingError(f"{training.stage}: the GPU's memory is too small. Type --jobs 1.") from error
+        raise TrainingError(f"{training.stage}: the GPU's memory is full. Free some, or type --jobs 1.") from error
     weights, history, predictions = training.files
     best = {name: value.contiguous() for name, value in state.best.items()}
     record.write(training.out / weights, save(best))
@@ -335,7 +336,7 @@ def run(training: Training, say: Callable[[dict], None], stop: Callable[[], bool
     record.commit(training.out, training.stage, training.files, training.made_from, training.stack.describe())
     training.checkpoint.unlink(missing_ok=True)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
-    seconds, images = time.perf_counter() - started, len(state.history) * len(training.train)
+    seconds, images = time.perf_counter() - started, len(lines) * len(training.train)
     epochs = len(state.history)
     return {"seconds": seconds, "epochs": epochs, "images_per_second": images / seconds, "peak_memory": memory}
 
