@@ -49,7 +49,8 @@ def prepare(study: Study) -> None:
     listing = cohort.list_files(study.data)
     if listing:
         inputs["sheet"] = record.sha256(find_sheet(study.data, study.sheet))
-        why = why or record.stale(study.out, "prepare", inputs)
+        if not why and inputs["sheet"] != recorded(study).get("sheet"):  # the store was hashed above; once is enough
+            why = "made from another sheet"
     if not why and sources.exists() and cohort.unchanged(listing, sources):
         return screen.say("Images: up to date.")
     screen.say(f"Images: to be made ({why or 'the files of the data folder changed'}).")
