@@ -1,7 +1,6 @@
 #!/usr/bin/env python
 """Reproduce Panambur, Madhu, Maier (ISBI 2023): luminal subtypes in full mammograms. One command a verb."""
 
-import dataclasses
 import functools
 import importlib
 import inspect
@@ -24,7 +23,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lumin.paper import FOLDS, TABLE2
+from lumin.paper import ALTERNATIVES, FOLDS, TABLE2
 from lumin.tasks import BY_NAME, TASKS
 
 
@@ -39,8 +38,11 @@ class Room:
 
 
 audit, cohort, doctor, fetch, figure2, gallery = map(Room, ("audit", "cohort", "doctor", "fetch", "figure2", "gallery"))
-network, options, phantom, preprocess, record = map(Room, ("network", "options", "phantom", "preprocess", "record"))
-replication, split, study, train, verify = map(Room, ("replication", "split", "study", "train", "verify"))
+jobs, network, options, phantom, preprocess, record = map(
+    Room, ("jobs", "network", "options", "phantom", "preprocess", "record")
+)
+replication, series, split, study = map(Room, ("replication", "series", "split", "study"))
+train, verify, work = map(Room, ("train", "verify", "work"))
 
 USAGE, DATA, DIFFERENCE, INTERRUPTED = 2, 3, 4, 130  # exit codes
 
@@ -83,6 +85,7 @@ class Options:
     precision: Annotated[str | None, option("auto, tf32, fp32 or bf16. [auto]", panel=MACHINE)] = None
     threads: Annotated[int | None, option("Threads of one training. [all cores; demo: 1]", panel=MACHINE, min=1)] = None
     jobs: Annotated[int | None, option("Trainings at once. [1; demo: all cores]", panel=MACHINE, min=1)] = None
+    backend: Annotated[str, option("loky: this machine; ray: a Ray cluster. [loky]", panel=MACHINE)] = "loky"
 
 
 def command(verb: Callable) -> Callable:
@@ -109,9 +112,9 @@ def explained() -> Iterator[None]:
     """One message and an exit code for every error a user can cause."""
     try:
         yield
-    except (record.RecordError, phantom.PhantomError, network.NetworkError, train.TrainingError) as error:
+    except (record.RecordError, phantom.PhantomError, network.NetworkError, jobs.JobsError) as error:
         fail(USAGE, error)
-    except (figure2.FigureError, replication.ReplicationError) as error:
+    except (train.TrainingError, figure2.FigureError, replication.ReplicationError) as error:
         fail(USAGE, error)
     except cohort.CohortError as error:
         fail(DATA, "\n".join([str(error), *(f"  {where}: {what}" for where, what in error.problems)]))
@@ -155,27 +158,28 @@ class Screen:
         say(f"{title}: {progress.tasks[0].completed:.0f} in {time.perf_counter() - started:.0f} s.")
 
     @contextmanager
-    def epochs(self, trainings: Sequence) -> Iterator[Callable[[dict], None]]:
-        """A bar a training as a function of its epochs' lines; without a terminal, a line an epoch."""
+    def epochs(self, trainings: Sequence) -> Iterator[Callable[[object, dict], None]]:
+        """A bar a training as a function of it and its epochs' lines; without a terminal, a line an epoch."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[last]}"),
         )
-        total = {t.stage: t.epochs for t in trainings}
+        several = len({t.out for t in trainings}) > 1
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             bars: dict[str, int] = {}
 
-            def show(line: dict) -> None:
-                stage, best = line["stage"], " best" if line["best"] else ""
+            def show(training: object, line: dict) -> None:
+                name = f"{training.out.name}/" * several + training.stage.removeprefix("train/")
+                best = " best" if line["best"] else ""
                 losses = f"loss {line['train_loss']:.4f}, validation {line['val_loss']:.4f}{best}"
                 text = f"{losses}, {line['images_per_second']:.0f} images/s"
                 if not console.is_terminal:
-                    return say(f"{stage.removeprefix('train/')} epoch {line['epoch']}: {text}")
-                if stage not in bars:
-                    bars[stage] = progress.add_task(stage.removeprefix("train/"), total=total[stage], last="")
-                progress.update(bars[stage], completed=line["epoch"], last=text)
+                    return say(f"{name} epoch {line['epoch']}: {text}")
+                if name not in bars:
+                    bars[name] = progress.add_task(name, total=training.epochs, last="")
+                progress.update(bars[name], completed=line["epoch"], last=text)
 
             yield show
 
@@ -183,32 +187,15 @@ class Screen:
 # ---- verbs ---------------------------------------------------------------------------------------
 
 TaskName = StrEnum("TaskName", {task.name: task.name for task in TASKS})
+Choice = StrEnum("Choice", {name: name for name in ALTERNATIVES})
 Output = StrEnum("Output", {name: name for name in BY_NAME["mlmc"].outputs})
-
-
-PATIENCE = 1800.0  # seconds to wait for another process to finish with images, split or a table
-
-
-def images_and_split(run: "options.Study") -> None:
-    """Both, made where they are lacking, by one process at a time."""
-    with record.lock(run.out, patience=PATIENCE):
-        study.prepare(run)
-        study.divide(run)
-
-
-def learn(run: "options.Study", names: Sequence[str], folds: Sequence[int] = range(FOLDS)) -> None:
-    """Train what is lacking; several processes may share the folder, each with its own folds."""
-    if names:
-        with record.lock(run.out, ".lock.trainings", shared=True):
-            study.learn(run, [(BY_NAME[name], fold) for name in names for fold in folds])
 
 
 def tabulate(run: "options.Study", name: str) -> None:
     """Make a table and all that it needs, and show its beginning."""
-    images_and_split(run)
-    learn(run, study.TABLES[name])
-    with record.lock(run.out, patience=PATIENCE):
-        study.tabulate(run, name)
+    work.images_and_split(run)
+    work.learn([run], study.TABLES[name])
+    work.tabulate(run, name)
     show(run, name)
 
 
@@ -277,11 +264,10 @@ def all_(
     started = time.perf_counter()
     if fetching and lacks_cmmd(run):
         download(run.data)
-    images_and_split(run)
-    learn(run, [task.name for task in TASKS])
+    work.images_and_split(run)
+    work.learn([run], BY_NAME)
     for name in study.TABLES:
-        with record.lock(run.out, patience=PATIENCE):
-            study.tabulate(run, name)
+        work.tabulate(run, name)
         show(run, name)
     page = picture(run)
     minutes = (time.perf_counter() - started) / 60
@@ -298,7 +284,7 @@ def prepare(run: "options.Study") -> None:
 @command
 def split_(run: "options.Study") -> None:
     """Patients -> Table 1's test set and five folds."""
-    images_and_split(run)
+    work.images_and_split(run)
 
 
 @command
@@ -308,8 +294,8 @@ def train_(
     fold: Annotated[int | None, option("One fold. [all five]", min=0, max=FOLDS - 1)] = None,
 ) -> None:
     """Train one task or all, one fold or all. MLMC folds that a transfer starts from are trained as well."""
-    images_and_split(run)
-    learn(run, [task] if task else [t.name for t in TASKS], range(FOLDS) if fold is None else [fold])
+    work.images_and_split(run)
+    work.learn([run], [task] if task else BY_NAME, range(FOLDS) if fold is None else [fold])
 
 
 @command
@@ -357,7 +343,7 @@ def write_audit(out: Path) -> str:
 @command
 def figures(run: "options.Study") -> None:
     """ROC, precision-recall, calibration, scores, losses, and every cell of Table 2 as a dot."""
-    images_and_split(run)
+    work.images_and_split(run)
     gallery.draw(run)
     say(f"Drawn in {run.out / 'figures'}.")
 
@@ -369,8 +355,8 @@ def fig2(
     output: Annotated[Output, option("What the map explains.")] = "malignant",
 ) -> None:
     """Figure 2: Grad-CAM of MLMC in CC and MLO of one test breast, and a sheet of twelve more images."""
-    images_and_split(run)
-    learn(run, ["mlmc"])
+    work.images_and_split(run)
+    work.learn([run], ["mlmc"])
     render(gallery.draw_figure2(run, output, patient))
     say(f"Drawn in {run.out / 'figures'}.")
 
@@ -388,28 +374,19 @@ def replicate(
 ) -> None:
     """The whole paper once a seed, in OUT/seed<k>, and how far each cell of Table 2 moves."""
     wanted = replication.parse_seeds(seeds)
-    if not run.demo:  # the demo has another cohort for each seed
-        with record.lock(run.out, patience=PATIENCE):
-            study.prepare(run)
-    for number, seed in enumerate(wanted):
-        out = run.out / f"seed{seed}"
-        one = dataclasses.replace(run, out=out, seed=seed, data=out / "phantom" if run.demo else run.data)
-        if not run.demo:
-            study.share_images(one, run.out)
-        images_and_split(one)
-        if number == 0:
-            cost = study.duration(study.hours(one, study.all_trainings(one)) * len(wanted))
-            say(f"{len(wanted)} seeds, {25 * len(wanted)} trainings: at most about {cost} from nothing.")
-        learn(one, [task.name for task in TASKS])
-        for name in study.TABLES:
-            study.tabulate(one, name)
-        say(f"Seed {seed} is done ({number + 1} of {len(wanted)}).")
-    made = replication.replication([replication.read(run.out / f"seed{seed}") for seed in wanted], wanted)
-    for suffix, text in zip(("md", "json"), made, strict=True):
-        record.write(run.out / f"tables/replication.{suffix}", text)
-    files = ["tables/replication.md", "tables/replication.json"]
-    record.commit(run.out, "replication", files, {}, {}, part="unverified")  # it follows from other folders
-    render(made.markdown)
+    made = [replication.read(one.out) for one in series.replicate(run, wanted)]
+    render(gallery.spread(run, "replication", replication.replication(made, wanted)))
+
+
+@command
+def sensitivity_(
+    run: "options.Study",
+    only: Annotated[list[Choice] | None, option("One row of the table; may be given more than once. [all]")] = None,
+) -> None:
+    """The luminal comparison with one silent choice at a time made otherwise, in OUT/sensitivity."""
+    series.vary(run, [ALTERNATIVES[name][1] for name in only or ALTERNATIVES])
+    render(gallery.spread(run, "sensitivity", series.compared(run)).split("\n\n## What")[0])
+    say(f"\nWhat each row changes, and why, is in {run.out / 'tables/sensitivity.md'}; drawn in {run.out / 'figures'}.")
 
 
 @command

@@ -45,8 +45,8 @@ from lumin import phantom
 from lumin.augment import normalise
 from lumin.doctor import MALLOC
 from lumin.network import Classifier, Stack, choose, driver, network
-from lumin.paper import BATCH, DEMO, PAPER, WEIGHT_DECAY
-from lumin.preprocess import QUALITY, build_store, decode, encode, preprocess
+from lumin.paper import BATCH, DEMO, PAPER, WEIGHT_DECAY, Recipe
+from lumin.preprocess import build_store, decode, encode, preprocess
 from lumin.tasks import BY_NAME
 from lumin.train import Optimiser, Pixels, State, Training, train_epoch
 
@@ -183,7 +183,7 @@ def opencv(path: Path, height: int, width: int) -> bytes:
     left, top, columns, rows, _ = boxes[1 + boxes[1:, cv2.CC_STAT_AREA].argmax()]
     crop = image[top : top + rows, left : left + columns]
     small = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, PAPER.quality])[1].tobytes()
 
 
 def eight_bit(path: Path) -> np.ndarray:
@@ -241,7 +241,7 @@ def floor(path: Path, image: np.ndarray) -> None:
 
 def preprocessing(paths: Sequence[Path], height: int, width: int) -> Callable[[], object]:
     """Files -> a call that preprocesses each of them, on one core."""
-    return lambda: [preprocess(path, height, width) for path in paths]
+    return lambda: [preprocess(path, Recipe(height, width)) for path in paths]
 
 
 class Image(NamedTuple):
@@ -266,7 +266,7 @@ def bits(path: Path) -> int:
 def checked(name: str, call: Callable, path: Path, shape: tuple[int, int]) -> Callable:
     """A way to make JPEGs -> itself, after one look at what it makes."""
     made = call(path, *shape)
-    found = decode(made if isinstance(made, bytes) else made.jpeg)
+    found = decode(made if isinstance(made, bytes) else made.file)
     if found.shape != shape or found.max() < 100:
         raise SystemExit(f"{name} made a JPEG of {found.shape}, brightest {found.max()}, of {path}: not comparable.")
     return call
@@ -294,7 +294,7 @@ def bench_preprocess(size: str, batch: int, seconds: float, stack: Stack, folder
 
         cv2.setNumThreads(1)
     ways = {name: checked(name, call, paths[0], shape) for name, call in ways.items()}
-    n, pictures = len(paths), [preprocess(path, *shape).pixels for path in paths]
+    n, pictures = len(paths), [preprocess(path, Recipe(*shape)).pixels for path in paths]
     turns = [Way(name, partial(timed, lambda c=c: [c(p, *shape) for p in paths]), n) for name, c in ways.items()]
     turns.append(Way("limit: read, JPEG", partial(timed, lambda: list(map(floor, paths, pictures))), n))
     yield from compare("preprocess", turns, 0.6 * seconds)

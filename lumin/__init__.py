@@ -11,17 +11,18 @@ The map of the house. Data flows downwards; a module imports only what is named 
     anatomy     pictures of synthetic breasts, in millimetres            <- paper
     phantom     the synthetic cohort, written as CMMD would be           <- paper, anatomy
     fetch       CMMD and the clinical sheet, downloaded and verified     <- record
-    preprocess  DICOM pixels -> 8-bit breast crops; the image store      <- paper, record
+    breast      where the breast is in a mammogram                       <- nothing
+    preprocess  DICOM pixels -> 8-bit breast crops; the image store      <- paper, record, breast
     split       patients -> test set and five folds                      <- paper
     audit       the published numbers, re-derived from each other        <- paper, stats
     tasks       Task and the five rows that are the paper                <- paper
     augment     the four augmentations, batched, keyed per sample        <- paper
     network     ResNet-18, its weights, the machine it computes on       <- paper, tasks
     train       fit(), predict(): one fold of one task                   <- paper, tasks, augment, network, record
-    jobs        many trainings at once, followed and stopped             <- tasks, record, train
+    jobs        many trainings at once, followed and stopped             <- network, tasks, record, train
     results     predictions -> cells, intervals, tests                   <- paper, tasks, stats
     tables      results -> the paper's tables as Markdown and JSON       <- paper, stats, results
-    verify      do tables follow from predictions, from weights?    <- preprocess, record, network, tables, tasks, train
+    verify      do tables follow from predictions, from weights?    <- paper, preprocess, record, network, tables, tasks, train
     replication Tables 2a and 2b over many seeds                         <- paper, results, tables
     gradcam     Grad-CAM of the MLMC network                             <- augment, network
     pointing    does the hottest point lie in the lesion?                <- nothing
@@ -29,9 +30,14 @@ The map of the house. Data flows downwards; a module imports only what is named 
     figure2     the paper's Figure 2, and twelve more images             <- paper, tasks, stats, results, figures
     report      one self-contained HTML page                             <- paper, tasks
     doctor      is this machine ready?                                   <- paper, network
-    options     what is asked for -> a Study                             <- paper, network, record, train
-    study <- paper, sheet, corrections, cohort, options, phantom, preprocess, record, split, tasks, network, train, jobs, tables
-    gallery <- cohort, preprocess, record, options, network, tasks, train, gradcam, pointing, figures, figure2, report
+    sensitivity one choice made otherwise: what moves                    <- paper, results, split, stats, tables, tasks
+    spreads     pictures of many studies                                 <- figures, sensitivity
+    options     what is asked for -> a Study                             <- paper, network, record, tasks, train
+    study <- paper, sheet, corrections, cohort, options, phantom, preprocess, record, split, tasks, network, train, tables
+    work        stages by one process at a time, trainings as one graph  <- paper, options, network, record, train, jobs, study
+    series      the study with other seeds, and with choices made otherwise <- paper, options, cohort, network, record, tasks, tables, sensitivity, study, work
+    gallery <- cohort, preprocess, record, options, network, tables, tasks, train, gradcam, pointing, figures, figure2, report, spreads
 
-study is one outputs folder, where the rooms meet; gallery draws it. repro.py is the command line.
+study is one outputs folder, where the rooms meet; work fills it, series fills many, gallery draws it. repro.py is the
+command line.
 """  # noqa: E501

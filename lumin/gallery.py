@@ -1,5 +1,6 @@
 """A study's pictures and its page, from the outputs folder alone."""
 
+import json
 from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
@@ -7,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lumin import cohort, figure2, figures, gradcam, network, pointing, preprocess, record, report
+from lumin import cohort, figure2, figures, gradcam, network, pointing, preprocess, record, report, spreads
 from lumin.options import Study
+from lumin.tables import Document
 from lumin.tasks import BY_NAME
 from lumin.train import Pixels
 
@@ -61,6 +63,14 @@ def draw_figure2(study: Study, output: str, patient: str | None) -> str:
     files = figure2.fig2(of, look, output, patient, kind(study), found)
     keep(out, "fig2", files | figure2.sheet(of, look, output, kind(study)), inputs)
     return files["figures/fig2.md"]
+
+
+def spread(study: Study, name: str, made: Document) -> str:
+    """replication or sensitivity: its table and its figure, written and listed -> the table's Markdown."""
+    drawn = getattr(spreads, name)(json.loads(made.json))
+    files = {f"tables/{name}.md": made.markdown, f"tables/{name}.json": made.json, **drawn}
+    keep(study.out, name, files, {})  # made of other folders too, so never taken for up to date
+    return made.markdown
 
 
 def page(study: Study) -> Path:

@@ -9,50 +9,101 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from lumin import record, train
+from lumin.network import Stack
 from lumin.tasks import BY_NAME
 from lumin.train import Interrupted, Training
+
+BACKENDS = ("loky", "ray")
+Costs = dict[tuple[Path, str], dict]  # outputs folder and stage -> seconds, epochs, images a second, peak memory
+
+
+class JobsError(ValueError):
+    """Trainings cannot be spread as asked; the message says what to type instead."""
 
 
 def chains(trainings: Sequence[Training]) -> list[list[Training]]:
     """Trainings -> independent jobs, longest first; a transfer follows its MLMC fold in one job."""
-    jobs: dict[tuple[str, int], list[Training]] = {}
+    jobs: dict[tuple[Path, str, int], list[Training]] = {}
     for training in trainings:
         root = training.task.init if training.task.init in BY_NAME else training.task.name
-        jobs.setdefault((root, training.fold), []).append(training)
+        jobs.setdefault((training.out, root, training.fold), []).append(training)
     return sorted(jobs.values(), key=lambda chain: -sum(t.epochs * len(t.train) for t in chain))
 
 
-def run(out: Path, trainings: Sequence[Training], jobs: int, say: Callable[[dict], None]) -> dict[str, dict]:
-    """Run what is to be trained, `jobs` at once -> what each cost, by stage.
+def run(
+    out: Path, trainings: Sequence[Training], jobs: int, say: Callable[[Training, dict], None], backend: str = "loky"
+) -> Costs:
+    """Run what is to be trained, `jobs` at once on a backend of joblib -> what each cost.
 
-    `say` is called with each epoch's line and its stage. SIGINT and SIGTERM let the running steps
-    end, save where they are and raise Interrupted; a second one kills.
+    `say` is called with each epoch's line and its training. SIGINT and SIGTERM let the running
+    steps end, save where they are and raise Interrupted; a second one kills. `out` is where all
+    processes, on whatever machine, can read and write.
     """
     work = chains(trainings)
-    log, stop = (out / f".{name}.{os.uname().nodename}.{os.getpid()}" for name in ("progress", "stop"))
+    here = out.resolve()  # a worker may have another working directory
+    log, stop = (here / f".{name}.{os.uname().nodename}.{os.getpid()}" for name in ("progress", "stop"))
     log.write_text("")
+
+    def pass_on(line: dict) -> None:
+        say(trainings[line.pop("training")], line)
+
+    numbers = {place(training): number for number, training in enumerate(trainings)}
     try:
-        with stopping(stop), following(log, say):
-            calls = (delayed(run_chain)(chain, log, stop, os.getpid()) for chain in work)
+        with stopping(stop), following(log, pass_on), engine(backend, jobs, trainings[0].stack):
+            calls = (
+                delayed(run_chain)([(numbers[place(t)], absolute(t)) for t in chain], log, stop, os.getpid())
+                for chain in work
+            )
             done = Parallel(n_jobs=min(jobs, len(work)), batch_size=1, pre_dispatch="all")(calls)
-        if stop.exists() or any(training is None for costs in done for training in costs.values()):
+        if stop.exists() or any(cost is None for costs in done for cost in costs.values()):
             raise Interrupted(", ".join(t.stage for t in trainings if t.checkpoint.exists()))
     except TerminatedWorkerError as error:
         raise Interrupted("a process that was killed, perhaps for lack of memory (try fewer --jobs)") from error
     finally:
         log.unlink(missing_ok=True)
         stop.unlink(missing_ok=True)
-    return {stage: cost for costs in done for stage, cost in costs.items()}
+    return {place(trainings[number]): cost for costs in done for number, cost in costs.items()}
 
 
-def run_chain(chain: Sequence[Training], log: Path, stop: Path, caller: int) -> dict[str, dict | None]:
-    """One job: trainings that need each other, in order -> what each cost; None for one that was stopped.
+def place(training: Training) -> tuple[Path, str]:
+    """Where a training belongs: outputs folder and stage."""
+    return training.out, training.stage
+
+
+def absolute(training: Training) -> Training:
+    """The same, wherever its process runs."""
+    start = training.start and training.start.resolve()
+    return replace(training, out=training.out.resolve(), images=training.images.resolve(), start=start)
+
+
+@contextmanager
+def engine(backend: str, jobs: int, stack: Stack) -> Iterator[None]:
+    """joblib's Parallel on one of BACKENDS: processes of this machine, or a Ray cluster, a GPU a training."""
+    if backend not in BACKENDS:
+        raise JobsError(f"No backend {backend!r}. Type --backend {' or '.join(BACKENDS)}.")
+    options = {}
+    if backend == "ray" and jobs == 1:  # joblib would run one at a time here, and leave the cluster alone
+        raise JobsError("A Ray cluster wants more than one training at once. Type --jobs with its number of GPUs.")
+    if backend == "ray":
+        try:
+            from ray.util.joblib import register_ray
+        except ImportError as error:
+            raise JobsError("Ray is not installed. Type pip install ray, or leave out --backend.") from error
+        register_ray()
+        options = {"ray_remote_args": {"num_gpus": 1 if stack.device.startswith("cuda") else 0}}
+    with parallel_config(backend, **options):
+        yield
+
+
+def run_chain(chain: Sequence[tuple[int, Training]], log: Path, stop: Path, caller: int) -> dict[int, dict | None]:
+    """One job: numbered trainings that need each other, in order -> what each cost; None for one that was stopped.
 
     What is up to date is passed over. `caller` is the process that runs all jobs: a worker that has
     lost it stops, and leaves signals, which reach the whole group, to it.
@@ -61,24 +112,24 @@ def run_chain(chain: Sequence[Training], log: Path, stop: Path, caller: int) -> 
     if os.getpid() != caller:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-    costs: dict[str, dict | None] = {}
-    for training in chain:
+    costs: dict[int, dict | None] = {}
+    for number, training in chain:
         if stop.exists():
             break
         with record.lock(training.out, f".lock.{training.task.name}.{training.fold}"):
             if training.stale():
 
-                def say(line: dict, stage: str = training.stage) -> None:
+                def say(line: dict, number: int = number) -> None:
                     with open(log, "a") as file:
-                        file.write(json.dumps({"stage": stage, **line}) + "\n")
+                        file.write(json.dumps({"training": number, **line}) + "\n")
 
                 for name in (*training.files, training.checkpoint.relative_to(training.out)):
                     record.sweep(training.out / name)
                 try:
                     asked = lambda: stop.exists() or (child and os.getppid() != caller)  # noqa: E731
-                    costs[training.stage] = train.run(training, say, asked)
+                    costs[number] = train.run(training, say, asked)
                 except Interrupted:
-                    return costs | {training.stage: None}
+                    return costs | {number: None}
     return costs
 
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import ResNet18_Weights
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -103,6 +104,19 @@ class Classifier(ResNet):
     def __init__(self, outputs: int, dropout: float = 0.0, precision: str = "fp32") -> None:
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=outputs)
         self.dropout, self.half = dropout, precision == "bf16"
+        self.frozen: list[nn.Module] = []  # layers that stay in evaluation mode
+
+    def freeze_norms(self) -> None:
+        """Batch normalisation with the statistics, scale and shift that it has now, whatever is trained."""
+        self.frozen = [layer for layer in self.modules() if isinstance(layer, nn.BatchNorm2d)]
+        for layer in self.frozen:
+            layer.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for layer in self.frozen:
+            layer.eval()
+        return self
 
     def maps(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, 512, H/32, W/32), the last convolutional stage."""
@@ -159,6 +173,8 @@ def network(task: Task, start: Path | None, key: Sequence[object], precision: st
             raise NetworkError(f"{start} is no ResNet-18: {str(error).splitlines()[-1].strip()}") from error
         if surplus or set(missing) != {"fc.weight", "fc.bias"}:
             raise NetworkError(f"{start} is no ResNet-18: {[*surplus, *missing][:3]} do not fit.")
+    if task.frozen_norm:
+        model.freeze_norms()
     return model
 
 

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from lumin import network, record
 from lumin.network import Stack
-from lumin.paper import DEMO, PAPER, Recipe
+from lumin.paper import ALTERNATIVES, DEMO, PAPER, Recipe
+from lumin.tasks import BY_NAME, Task, changed
 from lumin.train import Training
 
 MACHINE = ("device", "precision", "threads")  # settled by the first training, not by the images
@@ -23,8 +24,8 @@ class Screen(Protocol):
     def bar(self, title: str) -> AbstractContextManager[Callable[[int, int], None]]:
         """A function of (done, total)."""
 
-    def epochs(self, trainings: Sequence[Training]) -> AbstractContextManager[Callable[[dict], None]]:
-        """A function of an epoch's line."""
+    def epochs(self, trainings: Sequence[Training]) -> AbstractContextManager[Callable[[Training, dict], None]]:
+        """A function of a training and the line of one of its epochs."""
 
 
 class Options(Protocol):
@@ -43,6 +44,7 @@ class Options(Protocol):
     precision: str | None
     threads: int | None
     jobs: int | None
+    backend: str
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,13 @@ class Study:
     overwrite: bool
     screen: Screen
     cleaned: bool = False
+    choice: str = ""  # the alternative of paper.ALTERNATIVES that is taken; "": none
+    backend: str = "loky"
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """The five tasks by name, as this study has them."""
+        return changed(ALTERNATIVES[self.choice][1]) if self.choice else BY_NAME
 
     @property
     def lasting(self) -> dict:
@@ -70,6 +79,11 @@ class Study:
     @property
     def settings(self) -> dict:
         """What one outputs folder holds one value of."""
+        return self.method | ({"choice": self.choice} if self.choice else {})
+
+    @property
+    def method(self) -> dict:
+        """The settings that a training depends on besides its task's."""
         kind = self.stack.device.split(":")[0]
         machine = dict(zip(MACHINE, (kind, self.stack.precision, self.stack.threads), strict=True))
         cleaning = {"cleaned": True} if self.cleaned else {}  # named only where the cohort is not as published
@@ -115,6 +129,8 @@ def open_study(given: Options, screen: Screen) -> Study:
         overwrite=given.overwrite,
         screen=screen,
         cleaned=given.cleaned or begun.get("cleaned", False),
+        choice=begun.get("choice", ""),
+        backend=given.backend,
     )
     if out.resolve().is_relative_to(study.data.resolve()):
         raise record.RecordError(f"The outputs {out} lie within the data {study.data}. Name another --out.")

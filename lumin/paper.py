@@ -5,6 +5,7 @@ Transfer Learning. ISBI 2023, arXiv:2301.09282. Every constant of the reproducti
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,15 +75,34 @@ def classes(mammogram: object) -> tuple[str, ...]:
 # ---- unstated: our choice, why, and what else would be plausible ---------------------------------
 
 
+class Alternative(NamedTuple):
+    """A choice made otherwise, as values: one row of the sensitivity table.
+
+    changes    field -> value
+    of         whose fields: the rows in tasks.py of these names, or one of
+               "recipe" (Recipe), "machine" (the stack), "reading" (how finished predictions are read)
+    """
+
+    name: str
+    text: str
+    changes: Mapping[str, object]
+    of: tuple[str, ...] = ("recipe",)
+
+
 class Choice(NamedTuple):
-    """A matter on which the paper is silent."""
+    """A matter, what it is here, and why; how it could be otherwise."""
 
     matter: str
     ours: str
     why: str
-    alternatives: str = ""
+    otherwise: tuple[Alternative, ...] = ()
 
 
+RECIPE, MACHINE, READING = ("recipe",), ("machine",), ("reading",)
+SOURCE, SUBTYPE = ("mlmc",), ("luminal-baseline", "luminal-transfer")  # what transfer comes from, and what is compared
+COMPARED = (*SOURCE, *SUBTYPE)
+
+# fmt: off
 UNSTATED = (
     Choice("maximum epochs", "100", "far beyond where patience 10 stops"),
     Choice("pixel normalisation", "ImageNet mean and SD, grey in three channels", "what the weights were trained on"),
@@ -90,18 +110,52 @@ UNSTATED = (
     Choice("order of augmentations", "flip, AugMix, equalize, erase", "the order in which the paper lists them"),
     Choice("AugMix and erasing parameters", "torchvision's defaults", "the usual source of both"),
     Choice("erasing", "to 0, after normalisation", "torchvision's reference place and value"),
-    Choice("resize", "bilinear, antialiased, aspect not kept", "one size is stated, no padding", "padding"),
-    Choice("JPEG quality", "95", "the paper names JPEG without a quality", "no JPEG"),
-    Choice("window", "linear (PS3.3 C.11.2.1.2.1)", "the files' SIGMOID tag would grey the background", "SIGMOID"),
-    Choice("learning-rate schedule", "none", "none is mentioned", "cosine, plateau"),
-    Choice("decision", "probability 0.5; argmax of two", "no tuning is mentioned", "threshold tuned on validation"),
-    Choice("weighted sampler, dropout", "in the luminal tasks only", "stated for them alone (2.2.1)", "in every task"),
-    Choice("SD over folds", "ddof 1", "five folds are a sample", "ddof 0"),
-    Choice("TF32 convolutions", "on, on GPUs that have them", "PyTorch's default of the day", "fp32"),
-    Choice("patient split", "one split for all tasks", "else a test patient may be in MLMC training", "one per task"),
+    Choice("resize", "bilinear, antialiased, aspect not kept", "one size is stated, no padding", (
+        Alternative("padding", "aspect kept, black beside the breast", {"keep_aspect": True}),)),
+    Choice("JPEG quality", "95", "the paper names JPEG without a quality", (
+        Alternative("no-jpeg", "no JPEG", {"quality": None}),)),
+    Choice("window", "linear (PS3.3 C.11.2.1.2.1)", "the files' SIGMOID tag would grey the background", (
+        Alternative("sigmoid", "SIGMOID (C.11.2.1.3.1), within the same crop", {"window": "SIGMOID"}),)),
+    Choice("learning-rate schedule", "none", "none is mentioned", (
+        Alternative("cosine", "cosine to 0 over the maximum epochs", {"schedule": "cosine"}, COMPARED),
+        Alternative("plateau", "a tenth after 5 epochs without a better one", {"schedule": "plateau"}, COMPARED))),
+    Choice("batch normalisation", "trained like every layer", "`all layers` are tuned (2.2.3)", (
+        Alternative("frozen-norm", "as in the starting weights", {"frozen_norm": True}, COMPARED),)),
+    Choice("decision", "probability 0.5; argmax of two", "no tuning is mentioned", (
+        Alternative("tuned-threshold", "the best on the fold's validation images", {"decision": "tuned"}, READING),)),
+    Choice("weighted sampler, dropout", "in the luminal tasks only", "stated for them alone (2.2.1)", (
+        Alternative("sampler-everywhere", "the sampler in MLMC too", {"sampler": True}, SOURCE),
+        Alternative("dropout-everywhere", "dropout in MLMC too", {"dropout": 0.3}, SOURCE))),
+    Choice("SD over folds", "ddof 1", "five folds are a sample", (
+        Alternative("ddof-0", "ddof 0", {"ddof": 0}, READING),)),
+    Choice("TF32 convolutions", "on, on GPUs that have them", "PyTorch's default of the day", (
+        Alternative("fp32", "float32 throughout", {"precision": "fp32"}, MACHINE),)),
+    Choice("patient split", "one split for all tasks", "else a test patient may be in MLMC training", (
+        Alternative("own-split", "MLMC has a split of its own", {"split": "mlmc"}, SOURCE),)),
     Choice("identical images", "their patients stay together", "else a patient-wise split still leaks"),
     Choice("validation folds", "exact counts by integer programme", "`nearly equal` is all that is stated"),
 )
+
+# Stated, so never a choice of ours; how much depends on them is worth knowing all the same.
+STATED = (
+    Choice("sampler of the luminal tasks", "weighted", "stated (2.2.1)", (
+        Alternative("no-sampler", "every image once an epoch", {"sampler": False}, SUBTYPE),)),
+    Choice("dropout of the luminal tasks", "0.3", "stated (2.2.1)", (
+        Alternative("dropout-0", "0", {"dropout": 0.0}, SUBTYPE),
+        Alternative("dropout-0.1", "0.1", {"dropout": 0.1}, SUBTYPE),
+        Alternative("dropout-0.5", "0.5", {"dropout": 0.5}, SUBTYPE))),
+    Choice("learning rate of the luminal tasks", "1e-5", "stated (2.2.1)", (
+        Alternative("rate-1e-4", "1e-4, as in the abnormality tasks", {"learning_rate": 1e-4}, SUBTYPE),)),
+)
+
+# No choice at all: the yardstick for all others.
+CHANCE = Choice("chance", "one draw of first weights, order, augmentation, dropout", "a training needs one", (
+    Alternative("redrawn-1", "another draw", {"redraw": 1}),
+    Alternative("redrawn-2", "a third draw", {"redraw": 2}),
+))
+# fmt: on
+
+ALTERNATIVES = {a.name: (choice, a) for choice in (CHANCE, *UNSTATED, *STATED) for a in choice.otherwise}
 
 
 @dataclass(frozen=True)
@@ -114,6 +168,10 @@ class Recipe:
     luminal_epochs: int = 100
     test_share: float | None = None  # None: Table 1's counts, or its 10 % for another cohort
     weights: str = "imagenet"
+    window: str = "LINEAR"  # or SIGMOID
+    keep_aspect: bool = False  # pad instead of stretching
+    quality: int | None = 95  # of the JPEGs; None: PNG, which loses nothing
+    redraw: int = 0  # another draw of all that a training draws, the patients' split the same
 
 
 PAPER = Recipe()

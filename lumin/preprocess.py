@@ -19,28 +19,23 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pydicom
 from joblib import Parallel, delayed
-from PIL import Image
+from PIL import Image, ImageOps
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import apply_modality_lut, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.special import expit
 
 from lumin import record
-from lumin.paper import Recipe
+from lumin.breast import STRIP, Box, breast_box
+from lumin.paper import PAPER, Recipe
 
-QUALITY = 95  # UNSTATED: JPEG quality
 MAX_PIXELS = 2**26  # the largest mammography detectors have 2^25
-STRIP = 128  # rows worked on at a time, so that the temporary arrays stay in the cache
 BATCH = 8  # images a process takes at a time
 LISTED = 20  # errors shown at once
 ADVICE = "Fetch this file again, or take it out of the data folder."
 CONVERT = "Convert the file to Explicit VR Little Endian."
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 9.1, and at most 64 characters
 REQUIRED = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
-
-
-Box = tuple[int, int, int, int]  # top, left, height, width of a crop, in DICOM pixels
 
 
 class ImageError(ValueError):
@@ -58,8 +53,8 @@ class Mammogram(Protocol):
 class Prepared(NamedTuple):
     """One mammogram as the network will see it."""
 
-    jpeg: bytes
-    pixels: np.ndarray  # (height, width) uint8, the decoded JPEG
+    file: bytes  # JPEG
+    pixels: np.ndarray  # (height, width) uint8, decoded from it
     stored_sha256: str
     sha256: str  # of `pixels`
     box: Box
@@ -174,16 +169,17 @@ def _decoded(header: pydicom.Dataset, syntax: pydicom.uid.UID) -> np.ndarray:
 # ---- 8 bit ---------------------------------------------------------------------------------------
 
 
-def to_8bit(stored: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
+def to_8bit(stored: np.ndarray, header: pydicom.Dataset, window: str = "LINEAR") -> np.ndarray:
     """(H, W) stored values -> (H, W) uint8, low is black: rescaled, windowed, MONOCHROME1 inverted.
 
     Modality LUT or slope and intercept (PS3.3 C.11.1), then the first window as a LINEAR function
     (C.11.2.1.2.1) whatever VOILUTFunction says: CMMD's files say SIGMOID, which turns their black
-    background grey. Without a window: the full range of Bits Stored. Rounded half to even.
+    background grey (C.11.2.1.3.1; `window` asks for it). Without a window: the full range of Bits
+    Stored. Rounded half to even.
     """
     # A table over all bit patterns of the type, read through their unsigned view
     patterns = np.arange(2 ** (8 * stored.itemsize), dtype=f"u{stored.itemsize}")
-    table = _displayed(patterns.view(stored.dtype), header)
+    table = _displayed(patterns.view(stored.dtype), header, window)
     if stored.dtype == np.uint8 and np.array_equal(table, patterns):
         return stored  # CMMD's 128/256 on 8 bits is the identity
     image, codes = np.empty(stored.shape, np.uint8), stored.view(patterns.dtype)
@@ -192,7 +188,7 @@ def to_8bit(stored: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
     return image
 
 
-def _displayed(values: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
+def _displayed(values: np.ndarray, header: pydicom.Dataset, function: str) -> np.ndarray:
     """Stored values -> grey levels, uint8, as `to_8bit` says."""
     x = apply_modality_lut(values, header).astype(np.float64)
     window = header.get("WindowCenter"), header.get("WindowWidth")
@@ -206,83 +202,46 @@ def _displayed(values: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
         centre, width = (low + high + 1) / 2, high - low + 1
     if not (np.isfinite([centre, width]).all() and width >= 1 and np.isfinite(x).all()):
         raise ImageError(f"window {centre}/{width} can not be (PS3.3 C.11.2.1.2.1). {ADVICE}")
-    with np.errstate(divide="ignore", invalid="ignore"):  # width 1: no value lies between the two limits
-        y = ((x - (centre - 0.5)) / (width - 1) + 0.5) * 255
-    y = np.where(x <= centre - 0.5 - (width - 1) / 2, 0, np.where(x > centre - 0.5 + (width - 1) / 2, 255, y))
+    if function == "SIGMOID":
+        y = 255 * expit(4 * (x - centre) / width)
+    else:
+        with np.errstate(divide="ignore", invalid="ignore"):  # width 1: no value lies between the two limits
+            y = ((x - (centre - 0.5)) / (width - 1) + 0.5) * 255
+        y = np.where(x <= centre - 0.5 - (width - 1) / 2, 0, np.where(x > centre - 0.5 + (width - 1) / 2, 255, y))
     grey = np.rint(y).astype(np.uint8)
     # MONOCHROME1: low is white, so invert (PS3.3 C.7.6.3.1.2)
     return 255 - grey if header.PhotometricInterpretation == "MONOCHROME1" else grey
 
 
-# ---- the breast ----------------------------------------------------------------------------------
-
-
-def breast_box(image: np.ndarray) -> Box:
-    """(H, W) uint8 -> the bounding box of the breast.
-
-    The breast is the largest connected component (8-connectivity, in pixels) of the pixels above 0
-    of the full-resolution image; of equally large ones the one that comes first, row by row. View
-    and skin markers with black between them and the breast are other components and stay out; a
-    marker on the skin, without a black pixel between, is part of the breast. Raises ImageError on
-    an all-black image.
-
-    Exact, and in time of the number of runs, not of pixels: a breast is about one run a row.
-    """
-    stride = image.shape[1] + 1
-    edges = _edges(image)
-    start, stop = edges[0::2], edges[1::2]
-    if not start.size:
-        raise ImageError(f"the image is black all over. {ADVICE}")
-    # Run i touches the runs first[i] to last[i] - 1 of the next row, corners included
-    first, last = np.searchsorted(stop, start + stride, "left"), np.searchsorted(start, stop + stride, "right")
-    touching = np.maximum(last - first, 0)
-    upper = np.repeat(np.arange(start.size), touching)
-    lower = np.arange(upper.size) + np.repeat(first - (np.cumsum(touching) - touching), touching)
-    links = coo_array((np.ones(upper.size, bool), (upper, lower)), shape=(start.size, start.size))
-    _, component = connected_components(links, directed=False)
-    breast = component == np.argmax(np.bincount(component, stop - start))
-    row, left, right = start[breast] // stride, start[breast] % stride, stop[breast] % stride
-    top, leftmost = int(row.min()), int(left.min())
-    return top, leftmost, int(row.max()) + 1 - top, int(right.max()) - leftmost
-
-
-def _edges(image: np.ndarray) -> np.ndarray:
-    """(H, W) -> where its runs above 0 begin and, in turn, end, in the flattened (H, W + 1) image.
-
-    The extra column is background, so that no run goes on into the next row.
-    """
-    rows, columns = image.shape
-    stride = columns + 1
-    strip = np.zeros(min(STRIP, rows) * stride + 1, bool)  # and one pixel of background before all
-    edges = []
-    for top in range(0, rows, STRIP):
-        size = min(STRIP, rows - top) * stride
-        np.greater(image[top : top + STRIP], 0, out=strip[1 : size + 1].reshape(-1, stride)[:, :-1])
-        edges.append(np.flatnonzero(strip[1 : size + 1] != strip[:size]) + top * stride)
-    return np.concatenate(edges)
-
-
 # ---- the network's size --------------------------------------------------------------------------
 
 
-def resize(crop: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(h, w) uint8 -> (height, width) uint8, bilinear and antialiased, aspect not kept.
+def resize(crop: np.ndarray, height: int, width: int, keep_aspect: bool = False) -> np.ndarray:
+    """(h, w) uint8 -> (height, width) uint8, bilinear and antialiased; aspect kept only with black beside it.
 
     Pillow's integer arithmetic: the same bytes on every machine.
     """
-    return np.asarray(Image.fromarray(crop).resize((width, height), Image.Resampling.BILINEAR))
+    image, size = Image.fromarray(crop), (width, height)
+    if keep_aspect:
+        return np.asarray(ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=0))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
 
-def encode(image: np.ndarray) -> bytes:
-    """(H, W) uint8 -> JPEG file, quality 95."""
+def encode(image: np.ndarray, quality: int | None = PAPER.quality) -> bytes:
+    """(H, W) uint8 -> JPEG file; PNG where there is no quality."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=QUALITY)
+    Image.fromarray(image).save(buffer, "PNG" if quality is None else "JPEG", quality=quality)
     return buffer.getvalue()
 
 
-def decode(jpeg: bytes) -> np.ndarray:
-    """JPEG file -> (H, W) uint8."""
-    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+def file_name(image: str, quality: int | None) -> str:
+    """SOPInstanceUID -> its file in the outputs folder."""
+    return f"images/{image}.{'png' if quality is None else 'jpg'}"
+
+
+def decode(file: bytes) -> np.ndarray:
+    """JPEG or PNG file -> (H, W) uint8."""
+    with Image.open(io.BytesIO(file), formats=["JPEG", "PNG"]) as image:
         return np.asarray(image)
 
 
@@ -297,16 +256,20 @@ def hash_of(stored: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def preprocess(path: Path, height: int, width: int) -> Prepared:
-    """One DICOM file -> its breast at (height, width), as JPEG and as decoded pixels."""
+def preprocess(path: Path, recipe: Recipe) -> Prepared:
+    """One DICOM file -> its breast at the recipe's size, as a JPEG file and as decoded pixels."""
     stored, header = read_pixels(path)
     with _naming(path):
         image = to_8bit(stored, header)
-        top, left, rows, columns = box = breast_box(image)
+        box = breast_box(image)  # where the background is black, so not in a SIGMOID's
+        if box is None:
+            raise ImageError(f"the image is black all over. {ADVICE}")
+        image = image if recipe.window == "LINEAR" else to_8bit(stored, header, recipe.window)
+    top, left, rows, columns = box
     crop = image[top : top + rows, left : left + columns]
-    jpeg = encode(resize(crop, height, width))
-    pixels = decode(jpeg)
-    return Prepared(jpeg, pixels, hash_of(stored), hashlib.sha256(pixels).hexdigest(), box)
+    file = encode(resize(crop, recipe.height, recipe.width, recipe.keep_aspect), recipe.quality)
+    pixels = decode(file)
+    return Prepared(file, pixels, hash_of(stored), hashlib.sha256(pixels).hexdigest(), box)
 
 
 # ---- the store -----------------------------------------------------------------------------------
@@ -359,21 +322,21 @@ def _store(batch: list[tuple[int, str, Path]], out: Path, store: Path, offset: i
         results, writing = [], []
         for row, image, path in batch:
             try:
-                made = preprocess(path, recipe.height, recipe.width)
+                made = preprocess(path, recipe)
             except ImageError as error:
                 results.append(str(error))
                 continue
-            jpeg, place = out / "images" / f"{image}.jpg", offset + row * made.pixels.nbytes
-            writing.append(disk.submit(_save, made, jpeg, store, place))
+            place = offset + row * made.pixels.nbytes
+            writing.append(disk.submit(_save, made, out / file_name(image, recipe.quality), store, place))
             results.append(Row(image, row, made.stored_sha256, made.sha256, *made.box))
     for written in writing:
         written.result()  # raises what the writing raised
     return results
 
 
-def _save(made: Prepared, jpeg: Path, store: Path, place: int) -> None:
-    """One mammogram -> its .jpg, and its pixels at `place` in the store."""
-    record.write(jpeg, made.jpeg)
+def _save(made: Prepared, path: Path, store: Path, place: int) -> None:
+    """One mammogram -> its file, and its pixels at `place` in the store."""
+    record.write(path, made.file)
     # Written, not mapped: on a full disk a write raises OSError, a mapped page kills the process
     with open(store, "rb+") as file:
         file.seek(place)

@@ -210,7 +210,7 @@ def row(having: Sequence[dict], level: str, cell: Cell, task: str) -> dict:
     values = folds(having, level, cell, task)
     known = TABLE2.get((task, cell.name)) if level == PAPER else None
     found = {"level": level, "group": cell.group, "task": task, "cell": cell.name}
-    found |= spread(values.mean(1), known)._asdict()
+    found |= {"values": values.mean(1).tolist(), **spread(values.mean(1), known)._asdict()}
     if level == PAPER:
         partner = folds(having, level, cell, cell.other if task == cell.better else cell.better)
         found["variance"] = parts(values, partner)._asdict()

@@ -80,13 +80,11 @@ def read(out: Path, task_name: str, group: str, mammograms: Sequence[Mammogram])
     return scored(group, [by_image[image] for image in images], {name: columns[name] for name in GROUPS[group]})
 
 
-def read_predictions(path: Path, outputs: Sequence[str]) -> dict[str, list[float]]:
-    """Predictions file -> test image: a probability per output, in the file's order."""
+def read_predictions(path: Path, outputs: Sequence[str], role: str = "test") -> dict[str, list[float]]:
+    """Predictions file -> image of a role: a probability per output, in the file's order."""
     with open(path, newline="") as file:
         return {
-            row["image"]: [float(row[name]) for name in outputs]
-            for row in csv.DictReader(file)
-            if row["role"] == "test"
+            row["image"]: [float(row[name]) for name in outputs] for row in csv.DictReader(file) if row["role"] == role
         }
 
 

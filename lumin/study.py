@@ -11,21 +11,23 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
-from lumin import cohort, corrections, jobs, network, phantom, preprocess, record, split, tables
+from lumin import cohort, corrections, network, phantom, preprocess, record, split, tables
 from lumin.options import Study
-from lumin.paper import ASPECT, FOLDS, IMAGES, PAPER, TABLE1, TABLE2, seed
+from lumin.paper import ALTERNATIVES, ASPECT, FOLDS, IMAGES, PAPER, TABLE1, TABLE2, seed
 from lumin.sheet import find_sheet
-from lumin.tasks import BY_NAME, TASKS, Task, rows, targets
+from lumin.tasks import BY_NAME, Task, rows, targets
 from lumin.train import Training
 
 PACKAGES = ("torch", "torchvision", "pydicom", "numpy", "scikit-learn", "scipy", "pillow", "safetensors")
 VERSIONS = {"prepare": 1, "split": 1, "train": 1, "tables": 1}
+PIXELS = {name: getattr(PAPER, name) for name in ("window", "keep_aspect", "quality")}
 TABLES = {  # what each needs trained
     "table1": (),
     "table2a": ("mass-calc", "benign-malignant", "mlmc"),
@@ -68,7 +70,7 @@ def prepare(study: Study) -> None:
         "flow.json",
         "images.csv",
         "images.npy",
-        *(f"images/{m.image}.jpg" for m in found.mammograms),
+        *(preprocess.file_name(m.image, study.recipe.quality) for m in found.mammograms),
     ]
     record.claim(study.out, settings, study.overwrite, keep=files)  # only now: a bad file must cost nothing
     groups = preprocess.groups(found.mammograms, made)
@@ -96,28 +98,11 @@ def recorded(study: Study) -> dict:
     return record.read(study.out)["stages"].get("prepare", {}).get("inputs", {}) if not study.overwrite else {}
 
 
-def share_images(study: Study, source: Path) -> None:
-    """Take the images of another outputs folder, as hard links where the disk allows, if this one has none."""
-    settings, entry = record.read(source)["settings"], record.read(source)["stages"]["prepare"]
-    if not record.stale(study.out, "prepare", entry["inputs"]):
-        return
-    files = list(entry["files"])
-    for name in [*files, "sources.csv"]:
-        with record.atomic(study.out / name) as part:
-            part.unlink()
-            try:
-                os.link(source / name, part)
-            except OSError:  # another disk, or one without links
-                shutil.copyfile(source / name, part)
-    record.claim(study.out, study.lasting | {name: settings[name] for name in ("cohort", "images")}, study.overwrite)
-    record.commit(study.out, "prepare", files, entry["inputs"], record.read(source)["stacks"][entry["stack"]])
-    record.commit(study.out, "sources", ["sources.csv"], {}, {}, part="unverified")
-
-
 def images_settings(study: Study) -> dict:
     """What the images depend on besides the DICOM files."""
-    cleaning = {"corrections": record.sha256(corrections.FILE)} if study.cleaned else {}
-    return {"size": [study.recipe.height, study.recipe.width], "version": VERSIONS["prepare"], **cleaning}
+    other = {name: value for name, value in asdict(study.recipe).items() if name in PIXELS and value != PIXELS[name]}
+    other |= {"corrections": record.sha256(corrections.FILE)} if study.cleaned else {}
+    return {"size": [study.recipe.height, study.recipe.width], "version": VERSIONS["prepare"], **other}
 
 
 def identity(study: Study, found: cohort.Cohort) -> dict[str, str]:
@@ -148,7 +133,18 @@ def check_disk(study: Study, count: int) -> None:
 
 def split_settings(study: Study) -> dict:
     """What the split depends on besides the cohort."""
-    return {"seed": study.seed, "test": study.recipe.test_share, "version": VERSIONS["split"]}
+    own = {"own": sorted(own_splits(study))} if own_splits(study) else {}
+    return {"seed": study.seed, "test": study.recipe.test_share, "version": VERSIONS["split"], **own}
+
+
+def own_splits(study: Study) -> set[str]:
+    """The names of the splits that single tasks have beside the one they share."""
+    return {task.split for task in study.tasks.values()} - {""}
+
+
+def split_file(name: str) -> str:
+    """A split's name -> its file."""
+    return f"split-{name}.csv" if name else "split.csv"
 
 
 def divide(study: Study) -> None:
@@ -164,33 +160,46 @@ def divide(study: Study) -> None:
 
 
 def make_split(study: Study) -> tuple[dict[str, str], list[str]]:
-    """cohort.csv and the seed -> split.csv and seeds.csv, and what was not as even as asked."""
+    """cohort.csv and the seed -> the split files and seeds.csv, and what was not as even as asked."""
     mammograms, groups = cohort.read_csv(study.out / "cohort.csv")
-    made = split.split(mammograms, groups, study.seed, study.recipe.test_share)
-    seeds = [f"{task.name},{fold},{seed(study.seed, task.name, fold)}\n" for task in TASKS for fold in range(FOLDS)]
-    files = {"split.csv": split.split_csv(made.roles, groups), "seeds.csv": "".join(["task,fold,seed\n", *seeds])}
-    return files, made.notes
+    files, notes = {}, []
+    for name in ("", *sorted(own_splits(study))):
+        drawn = seed(study.seed, "split", name) if name else study.seed
+        made = split.split(mammograms, groups, drawn, study.recipe.test_share)
+        files[split_file(name)] = split.split_csv(made.roles, groups)
+        notes += made.notes
+    seeds = [f"{task},{fold},{seed(draw(study), task, fold)}\n" for task in study.tasks for fold in range(FOLDS)]
+    return files | {"seeds.csv": "".join(["task,fold,seed\n", *seeds])}, notes
+
+
+def draw(study: Study) -> int:
+    """The seed of all that trainings draw: the study's own, but where they are drawn anew."""
+    again = study.recipe.redraw
+    return seed(study.seed, "redraw", again) if again else study.seed
 
 
 # ---- trainings -----------------------------------------------------------------------------------
 
 
-def trainings(study: Study, wanted: Sequence[tuple[Task, int]]) -> list[Training]:
+def trainings(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]:
     """(task, fold) pairs -> what to train for them, the MLMC folds that a transfer starts from included."""
     mammograms, _ = cohort.read_csv(study.out / "cohort.csv")
-    roles = split.read_csv(study.out / "split.csv")
-    inputs = study.hashes("cohort.csv", "images.csv", "split.csv") | {"version": VERSIONS["train"]}
-    upstream = [(BY_NAME[task.init], fold) for task, fold in wanted if task.init in BY_NAME]
+    wanted, tasks = list(wanted), study.tasks
+    upstream = [(tasks[name].init, fold) for name, fold in wanted if tasks[name].init in tasks]
     made = []
-    for task, fold in dict.fromkeys([*upstream, *wanted]):
+    for name, fold in dict.fromkeys([*upstream, *wanted]):
+        task = tasks[name]
+        parted = split_file(task.split)
+        roles = split.read_csv(study.out / parted)
         select = partial(rows, task, mammograms, roles)
         start, origin = starting(study, task, fold)
+        inputs = study.hashes("cohort.csv", "images.csv", parted) | {"version": VERSIONS["train"]}
         made.append(
             Training(
                 out=study.out,
                 task=task,
                 fold=fold,
-                seed=study.seed,
+                seed=draw(study),
                 epochs=task.epochs(study.recipe),
                 stack=study.stack,
                 images=study.out / "images.npy",
@@ -202,7 +211,7 @@ def trainings(study: Study, wanted: Sequence[tuple[Task, int]]) -> list[Training
                 columns=[f"{m.image},{m.patient},{m.laterality},{m.view},{roles[m.patient]}" for m in mammograms],
                 start=start,
                 origin=origin,
-                inputs=inputs | {"settings": record.digest([asdict(task), study.settings])},
+                inputs=inputs | {"settings": record.digest([asdict(task), study.method])},
             )
         )
     return made
@@ -210,7 +219,7 @@ def trainings(study: Study, wanted: Sequence[tuple[Task, int]]) -> list[Training
 
 def all_trainings(study: Study) -> list[Training]:
     """The paper's 25."""
-    return trainings(study, [(task, fold) for task in TASKS for fold in range(FOLDS)])
+    return trainings(study, product(study.tasks, range(FOLDS)))
 
 
 def one_training(study: Study, name: str) -> Training:
@@ -239,47 +248,23 @@ def starting(study: Study, task: Task, fold: int) -> tuple[Path | None, str]:
     return study.start, study.recipe.weights
 
 
-def learn(study: Study, wanted: Sequence[tuple[Task, int]]) -> None:
-    """Train what is lacking of `wanted`."""
+def lacking(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]:
+    """What of `wanted` is not trained, in an order in which it can be."""
     todo: list[Training] = []
     for training in trainings(study, wanted):
         if training.stale() or any(training.start == earlier.out / earlier.files[0] for earlier in todo):
             todo.append(training)
-    if not todo:
-        return study.screen.say("Trainings: up to date.")
+    return todo
+
+
+def begin(study: Study, todo: Sequence[Training]) -> None:
+    """Enter the settings before the first training; the weights that it starts from must be there."""
     if study.recipe.weights.startswith("file") and study.start is None:
         raise record.RecordError(f"{study.out} was begun with weights of a file. Name it again with --weights.")
     if any(training.start == network.imagenet() for training in todo):
         network.download_imagenet()
         record.claim(study.out, {"imagenet": record.sha256(network.imagenet())})
     record.claim(study.out, study.settings)
-    announce(study, todo)
-    with study.screen.epochs(todo) as show:
-        costs = jobs.run(study.out, todo, study.jobs, show)
-    note(study, costs)
-
-
-def announce(study: Study, todo: Sequence[Training]) -> None:
-    """Say what is about to be computed, how large it is and how long it may take."""
-    height, width, stack = study.recipe.height, study.recipe.width, study.stack
-    parameters, flops = network.size(height, width)
-    study.screen.say(
-        f"ResNet-18 at {height} x {width}: {parameters / 1e6:.1f} million parameters, {flops / 1e9:.2f} GFLOP an image "
-        f"(one way).\n{len(todo)} trainings on {stack.device} in {stack.precision}, {study.jobs} at once: "
-        f"at most about {duration(hours(study, todo))}."
-    )
-
-
-def hours(study: Study, todo: Sequence[Training]) -> float:
-    """Trainings -> hours until the last is done, if none stops early; a validation pass costs a third of a step."""
-    images = sum(t.epochs * (len(t.train) + len(t.validation) / 3) for t in todo)
-    _, flops = network.size(study.recipe.height, study.recipe.width)
-    return images * 3 * flops / network.speed(study.stack) / study.jobs / 3600
-
-
-def duration(value: float) -> str:
-    """Hours -> words."""
-    return f"{value:.1f} hours" if value > 2 else f"{value * 60:.0f} minutes"
 
 
 def note(study: Study, costs: dict[str, dict]) -> None:
@@ -300,8 +285,12 @@ def provenance(study: Study) -> tables.Provenance:
     """What every table says of its run."""
     ours, papers = asdict(study.recipe), asdict(PAPER)
     papers["test_share"] = "Table 1's"
-    departures = [
-        f"{k.replace('_', ' ')} {ours[k]} instead of {v}" for k, v in papers.items() if ours[k] not in (v, None)
+    choice, otherwise = ALTERNATIVES.get(study.choice, (None, None))
+    departures = [f"{choice.matter}: {otherwise.text} instead of {choice.ours}"] if choice else []
+    departures += [
+        f"{k.replace('_', ' ')} {ours[k]} instead of {v}"
+        for k, v in papers.items()
+        if ours[k] not in (v, None) and not (otherwise and k in otherwise.changes)
     ]
     kind = record.read(study.out)["settings"]["cohort"]
     return tables.Provenance(kind, study.seed, record.sha256(study.out / "split.csv"), departures)

@@ -1,12 +1,12 @@
 """The five classifiers of the paper, one row each, in the paper's order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from lumin.paper import Recipe
+from lumin.paper import Alternative, Recipe
 
 
 class Mammogram(Protocol):
@@ -30,6 +30,9 @@ class Task:
     dropout: float = 0.0  # before the last layer
     sampler: bool = False  # draw the classes equally often
     init: str = "weights"  # the run's starting weights, or the task whose fold k fold k starts from
+    schedule: str = "none"  # of the learning rate: none, cosine or plateau
+    frozen_norm: bool = False  # batch normalisation stays as it is in the starting weights
+    split: str = ""  # the split that all tasks share, or the name of one of its own
 
     @property
     def luminal(self) -> bool:
@@ -52,6 +55,11 @@ TASKS = (  # name              outputs                                  loss  ra
 )
 # fmt: on
 BY_NAME = {task.name: task for task in TASKS}
+
+
+def changed(alternative: Alternative) -> dict[str, Task]:
+    """A choice made otherwise -> all tasks by name, the rows that it is about changed."""
+    return {t.name: replace(t, **alternative.changes) if t.name in alternative.of else t for t in TASKS}
 
 
 def targets(task: Task, mammograms: Sequence[Mammogram]) -> np.ndarray:

@@ -24,6 +24,7 @@ from lumin.tasks import Task
 
 EVALUATION_BATCH = 32  # fixed, since a kernel may add up in another order for another batch size
 CHECKPOINT_SECONDS = 60.0
+PLATEAU = 5  # epochs
 
 
 class TrainingError(ValueError):
@@ -120,8 +121,8 @@ def order(training: Training, epoch: int) -> np.ndarray:
     generator = torch.Generator().manual_seed(seed(*training.key, epoch, "order"))
     if not training.task.sampler:
         return training.train[torch.randperm(len(training.train), generator=generator).numpy()]
-    labels = training.targets[training.train].argmax(1)
-    weights = 1.0 / np.bincount(labels, minlength=2)[labels]
+    labels = training.targets[training.train].astype(int) @ (2 ** np.arange(training.targets.shape[1]))
+    weights = 1.0 / np.bincount(labels)[labels]  # of independent findings, every combination is a class
     return training.train[list(WeightedRandomSampler(weights.tolist(), len(labels), generator=generator))]
 
 
@@ -167,7 +168,7 @@ class Optimiser:
     """
 
     def __init__(self, model: Classifier, learning_rate: float) -> None:
-        self.weights = list(model.parameters())
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.views = [self.view(weight.detach()) for weight in self.weights]
         self.adam = torch.optim.Adam(self.views, learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
 
@@ -179,6 +180,21 @@ class Optimiser:
         for view, weight in zip(self.views, self.weights, strict=True):
             view.grad, weight.grad = self.view(weight.grad), None
         self.adam.step()
+
+
+def rate(task: Task, history: Sequence[dict], epochs: int) -> float:
+    """Learning rate of the epoch after `history`, of at most `epochs`.
+
+    cosine     half a cosine from the task's rate to 0 (Loshchilov and Hutter 2017, without restarts)
+    plateau    a tenth, and again, whenever PLATEAU epochs in a row were no better
+    """
+    if task.schedule == "cosine":
+        return task.learning_rate * (1 + math.cos(math.pi * len(history) / epochs)) / 2
+    worse = drops = 0
+    for line in history if task.schedule == "plateau" else ():
+        worse = 0 if line["best"] else worse % PLATEAU + 1
+        drops += worse == PLATEAU
+    return task.learning_rate * 0.1**drops
 
 
 def batches(rows: np.ndarray, size: int, first: int = 0) -> Iterator[np.ndarray]:
@@ -243,6 +259,7 @@ def fit(training: Training, pixels: Pixels, say: Callable[[dict], None], stop: C
 
     while not state.finished(training.epochs):
         started = time.perf_counter()
+        optimiser.adam.param_groups[0]["lr"] = rate(training.task, state.history, training.epochs)
         train_loss = train_epoch(training, pixels, model, optimiser, state, pause)
         targets = torch.from_numpy(training.targets[training.validation]).to(pixels.device)
         val_loss = loss(training.task, logits(model, pixels, training.validation), targets).item()

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from lumin import preprocess, record
 from lumin.network import NetworkError, restore
+from lumin.paper import PAPER
 from lumin.record import RecordError
 from lumin.tables import Document
 from lumin.tasks import BY_NAME, TASKS
@@ -31,10 +32,10 @@ from lumin.train import Pixels, Training, predict, predictions_csv, run
 
 LARGE = ("images", "images.npy", "weights")  # what a sender may leave out: as a whole or not at all
 RECORDED = ("weights", "history", "predictions", "tables")  # where a file that no stage made has no business
-UNRECORDED = ("figures", "report.html", "logs", "phantom", "checkpoints", "manifest.json")
+UNRECORDED = ("figures", "report.html", "logs", "phantom", "sensitivity", "checkpoints", "manifest.json")
 LISTED = 5  # names shown at once
-REFITTED = "Without an image", "without images"  # heading and key of what a solver fits, which libraries do a bit apart
-REFIT_TOLERANCE = 1e-4
+# Heading and key of what a solver fits, and how far apart libraries may do so.
+REFITTED, REFIT_TOLERANCE = ("Without an image", "without images"), 1e-4
 # Largest difference of a probability between two stacks, whose kernels round and add up in other orders.
 # Of the demo's networks, against float64, 100 images: float32 7e-7, bfloat16 8e-3; TF32 rounds to 3 bits more.
 TOLERANCE = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 2e-2}
@@ -207,7 +208,7 @@ def parted(out: Path, made: Mapping[str, str]) -> list[Finding]:
 
 
 def images(out: Path) -> list[Finding]:
-    """Outputs folder -> is every row of images.npy its JPEG file's pixels, and both the hash in images.csv?"""
+    """Outputs folder -> is every row of images.npy its image file's pixels, and both the hash in images.csv?"""
     found = manifest(out)
     if any(not present(out, part) for part in ("images", "images.npy")):
         return [Finding("prepare", "images.npy", "the images are not here, so not checked", None)]
@@ -220,7 +221,7 @@ def images(out: Path) -> list[Finding]:
     pillow = {stack.get("pillow"), version("pillow")}  # what another version decodes may be other pixels
     findings = []
     for row in rows:
-        name = f"images/{row.image}.jpg"
+        name = preprocess.file_name(row.image, found["settings"].get("quality", PAPER.quality))
         if hashlib.sha256(store[row.row].tobytes()).hexdigest() != row.sha256:
             what = f"row {row.row}, image {row.image}: other pixels than images.csv says"
             findings.append(Finding("prepare", "images.npy", what, False))
@@ -230,7 +231,7 @@ def images(out: Path) -> list[Finding]:
                 findings.append(Finding("prepare", name, what, False if len(pillow) == 1 else None))
         except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three on damaged files
             findings.append(Finding("prepare", name, f"cannot be decoded ({error})", False))
-    return findings or [Finding("prepare", "", f"{len(rows)} images: JPEG files, store and hashes agree", True)]
+    return findings or [Finding("prepare", "", f"{len(rows)} images: files, store and hashes agree", True)]
 
 
 # ---- levels 2 and 3: predictions from weights, weights from seeds --------------------------------

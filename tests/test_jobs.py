@@ -159,23 +159,23 @@ def pretended(monkeypatch):
 
 def test_what_comes_back_is_the_cost_of_each_stage(tmp_path, pretended):
     wanted, lines = everything(tmp_path), []
-    costs = jobs.run(tmp_path, wanted, 1, lines.append)
-    assert costs == {t.stage: {"seconds": 1.5} for t in wanted}
+    costs = jobs.run(tmp_path, wanted, 1, lambda training, line: lines.append((training.stage, line)))
+    assert costs == {(tmp_path, t.stage): {"seconds": 1.5} for t in wanted}
     assert sorted(pretended) == sorted(t.stage for t in wanted)
-    assert Counter(line["stage"] for line in lines) == {t.stage: 2 for t in wanted}
-    assert all([x["epoch"] for x in lines if x["stage"] == t.stage] == [1, 2] for t in wanted)
+    assert Counter(name for name, _ in lines) == {t.stage: 2 for t in wanted}
+    assert all([line["epoch"] for name, line in lines if name == t.stage] == [1, 2] for t in wanted)
 
 
 def test_what_is_up_to_date_is_passed_over(tmp_path, pretended):
     wanted = everything(tmp_path)
-    jobs.run(tmp_path, wanted[:3], 1, lambda line: None)
-    costs = jobs.run(tmp_path, wanted[:5], 1, lambda line: None)
-    assert costs.keys() == {t.stage for t in wanted[3:5]}
-    assert jobs.run(tmp_path, wanted[:5], 1, lambda line: None) == {}
+    jobs.run(tmp_path, wanted[:3], 1, lambda training, line: None)
+    costs = jobs.run(tmp_path, wanted[:5], 1, lambda training, line: None)
+    assert costs.keys() == {(tmp_path, t.stage) for t in wanted[3:5]}
+    assert jobs.run(tmp_path, wanted[:5], 1, lambda training, line: None) == {}
 
 
 def test_nothing_of_its_own_is_left_in_the_folder(tmp_path, pretended):
-    jobs.run(tmp_path, everything(tmp_path)[:2], 1, lambda line: None)
+    jobs.run(tmp_path, everything(tmp_path)[:2], 1, lambda training, line: None)
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith((".progress", ".stop"))]
 
 
@@ -190,14 +190,14 @@ def test_an_error_of_a_training_reaches_the_caller_and_the_others_stay(tmp_path,
     monkeypatch.setattr(train, "run", run)
     wanted = [training(tmp_path, "mass-calc", 0, epochs=9), training(tmp_path, "mlmc", 0)]
     with pytest.raises(TrainingError, match="fold 0, epoch 3"):
-        jobs.run(tmp_path, wanted, 1, lambda line: None)
+        jobs.run(tmp_path, wanted, 1, lambda training, line: None)
     assert not wanted[0].stale()
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith((".progress", ".stop"))]
 
 
 def test_a_training_that_another_run_is_at_is_one_error(tmp_path, pretended):
     with record.lock(tmp_path, ".lock.mlmc.0"), pytest.raises(record.RecordError, match="Another run"):
-        jobs.run(tmp_path, [training(tmp_path, "mlmc", 0)], 1, lambda line: None)
+        jobs.run(tmp_path, [training(tmp_path, "mlmc", 0)], 1, lambda training, line: None)
 
 
 def test_a_training_that_gave_up_unasked_is_not_taken_for_done(tmp_path, monkeypatch):
@@ -208,7 +208,7 @@ def test_a_training_that_gave_up_unasked_is_not_taken_for_done(tmp_path, monkeyp
 
     monkeypatch.setattr(train, "run", run)
     with pytest.raises(train.Interrupted):
-        jobs.run(tmp_path, [training(tmp_path, "mlmc", 0)], 1, lambda line: None)
+        jobs.run(tmp_path, [training(tmp_path, "mlmc", 0)], 1, lambda training, line: None)
 
 
 @pytest.mark.slow
@@ -218,9 +218,9 @@ def test_the_number_of_jobs_changes_no_byte(tmp_path):
     for count in (1, 2):
         folder = store(tmp_path / str(count))
         wanted = [training(folder, name, 0) for name in ("mlmc", "luminal-transfer", "mass-calc")]
-        lines = []
-        costs = jobs.run(folder, wanted, count, lines.append)
-        assert costs.keys() == {line["stage"] for line in lines} == {t.stage for t in wanted}
+        said = set()
+        costs = jobs.run(folder, wanted, count, lambda training, _, said=said: said.add(training.stage))
+        assert {stage for _, stage in costs} == said == {t.stage for t in wanted}
         assert not any(t.stale() for t in wanted)
         hashes.append([record.sha256(folder / file) for t in wanted for file in t.files])
     assert hashes[0] == hashes[1]
@@ -229,7 +229,7 @@ def test_the_number_of_jobs_changes_no_byte(tmp_path):
 @pytest.mark.slow
 def test_a_fold_alone_is_the_fold_among_others(tmp_path):
     alone, among = store(tmp_path / "alone"), store(tmp_path / "among")
-    jobs.run(alone, [training(alone, "mass-calc", 3)], 1, lambda line: None)
-    jobs.run(among, [training(among, "mass-calc", fold) for fold in (1, 3)], 1, lambda line: None)
+    jobs.run(alone, [training(alone, "mass-calc", 3)], 1, lambda training, line: None)
+    jobs.run(among, [training(among, "mass-calc", fold) for fold in (1, 3)], 1, lambda training, line: None)
     for file in training(alone, "mass-calc", 3).files:
         assert (alone / file).read_bytes() == (among / file).read_bytes()

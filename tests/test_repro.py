@@ -17,7 +17,7 @@ from conftest import SHARED, dicom, sheet
 from typer.testing import CliRunner
 
 import repro
-from lumin import options, paper, phantom, preprocess, record, study, tables
+from lumin import jobs, options, paper, phantom, preprocess, record, study, tables, work
 from lumin.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -374,7 +374,7 @@ def test_overwrite_of_a_damaged_manifest(good, data):
 def test_all_may_overwrite_a_damaged_manifest(good, data, monkeypatch):
     out, _ = good
     (out / "manifest.json").write_text('{"settings": ')
-    monkeypatch.setattr(repro, "learn", lambda *_: None)
+    monkeypatch.setattr(work, "learn", lambda *_: None)
     monkeypatch.setattr(repro, "picture", lambda _: "no page")
     monkeypatch.setattr(study, "TABLES", {"table1": ()})
     assert call("all", "--data", data, "--out", out, "--overwrite").exit_code == 0
@@ -424,7 +424,7 @@ def test_table_1_needs_no_weights_and_no_training(data, tmp_path, monkeypatch):
         raise AssertionError("weights were asked for")
 
     monkeypatch.setattr(study.network, "download_imagenet", unreachable)
-    monkeypatch.setattr(study.jobs, "run", unreachable)
+    monkeypatch.setattr(jobs, "run", unreachable)
     assert call("table1", "--data", data, "--out", tmp_path / "out").exit_code == 0
 
 
@@ -556,7 +556,7 @@ def test_the_whole_paper_once_and_then_nothing(tmp_path, monkeypatch):
     assert not list(out.glob("checkpoints/*/*"))
 
     stamps = times(out)
-    monkeypatch.setattr(study.jobs, "run", None)  # nothing may be trained
+    monkeypatch.setattr(jobs, "run", None)  # nothing may be trained
     second = call("all", "--demo", "--out", out)
     assert second.exit_code == 0, second.output + second.stderr
     assert second.output.count("up to date") >= 2

@@ -19,7 +19,7 @@ import pytest
 import torch
 from test_verify import Quiet, small_cohort, tiny_study
 
-from lumin import network, options, record, study, train
+from lumin import network, options, record, study, train, work
 from lumin.network import Stack
 from lumin.record import RecordError
 from lumin.tasks import BY_NAME
@@ -196,7 +196,8 @@ def test_going_on_with_another_number_of_threads_is_refused(tmp_path):
     begun = tiny_study(tmp_path / "data", tmp_path / "out")
     record.claim(begun.out, begun.settings)
     given = dict.fromkeys(("data", "sheet", "seed", "weights", "epochs", "device", "precision", "threads", "jobs"))
-    given = SimpleNamespace(**given | {"out": begun.out, "demo": False, "overwrite": False, "cleaned": False})
+    given |= {"out": begun.out, "demo": False, "overwrite": False, "cleaned": False, "backend": "loky"}
+    given = SimpleNamespace(**given)
     assert options.open_study(given, Quiet()).stack == begun.stack  # what is not asked for is as it was begun
     for name, value in (("threads", 2), ("precision", "bf16"), ("seed", 1), ("epochs", 7)):
         asked = SimpleNamespace(**vars(given) | {name: value})
@@ -213,15 +214,15 @@ KILLS = 30
 def whole(made: options.Study, begins=lambda _: None) -> None:
     """Everything from DICOM files to a table; `begins` is told of each stage."""
     made.out.mkdir(exist_ok=True)  # as the lock of the command line does
-    for name, work in zip(
+    for name, make in zip(
         STAGES, (study.prepare, study.divide, learn, lambda s: study.tabulate(s, "table1")), strict=True
     ):
         begins(name)
-        work(made)
+        make(made)
 
 
 def learn(made: options.Study) -> None:
-    study.learn(made, [(BY_NAME["mlmc"], 0)])
+    work.learn([made], ["mlmc"], [0])
 
 
 def begin(made: options.Study) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from lumin.tasks import BY_NAME
 from lumin.train import predictions_csv
 
 RECIPE = Recipe(64, 32, abnormality_epochs=1, luminal_epochs=1, test_share=0.4, weights="random")
-WANTED = [(BY_NAME["luminal-transfer"], 0)]  # and the MLMC fold that it starts from
+WANTED = [("luminal-transfer", 0)]  # and the MLMC fold that it starts from
 MLMC, LUMINAL = "train/mlmc/fold0", "train/luminal-transfer/fold0"
 
 
@@ -150,7 +150,7 @@ def expected(kind: options.Study) -> dict[str, dict]:
         "table2a": {"version": 1},  # of a stage that is not made nothing is said
     }
     for stage, name in ((MLMC, "mlmc"), (LUMINAL, "luminal-transfer")):
-        settings = record.digest([asdict(BY_NAME[name]), kind.settings])
+        settings = record.digest([asdict(BY_NAME[name]), kind.method])
         made[stage] = {"settings": settings, "version": study.VERSIONS["train"]}
     made[MLMC]["start"] = recipe.weights
     return made
