@@ -53,7 +53,7 @@ class Mammogram(Protocol):
 class Prepared(NamedTuple):
     """One mammogram as the network will see it."""
 
-    file: bytes  # JPEG
+    file: bytes  # JPEG, or PNG where the recipe has no quality
     pixels: np.ndarray  # (height, width) uint8, decoded from it
     stored_sha256: str
     sha256: str  # of `pixels`
@@ -257,7 +257,7 @@ def hash_of(stored: np.ndarray) -> str:
 
 
 def preprocess(path: Path, recipe: Recipe) -> Prepared:
-    """One DICOM file -> its breast at the recipe's size, as a JPEG file and as decoded pixels."""
+    """One DICOM file -> its breast at the recipe's size, as an image file and as pixels decoded from it."""
     stored, header = read_pixels(path)
     with _naming(path):
         image = to_8bit(stored, header)
@@ -278,7 +278,7 @@ def preprocess(path: Path, recipe: Recipe) -> Prepared:
 def build_store(
     mammograms: Sequence[Mammogram], out: Path, recipe: Recipe, jobs: int, progress: Callable[[int, int], None]
 ) -> list[Row]:
-    """N records -> out/images/<image>.jpg, out/images.npy (N, height, width) uint8, out/images.csv.
+    """N records -> out/images/<image>.jpg (or .png), out/images.npy (N, height, width) uint8, out/images.csv.
 
     In the order of `mammograms`, over `jobs` processes, none of which holds more than a few images.
     `progress(done, total)` counts them. All unusable images are reported together, in one
@@ -314,7 +314,7 @@ def _check_names(images: Sequence[str]) -> None:
 
 
 def _store(batch: list[tuple[int, str, Path]], out: Path, store: Path, offset: int, recipe: Recipe) -> list[Row | str]:
-    """A few mammograms (row, image, path) -> their .jpg files and rows of the store.
+    """A few mammograms (row, image, path) -> their files and rows of the store.
 
     Returns the line of each, or what is wrong with it.
     """

@@ -521,6 +521,8 @@ def paired_permutation(
     observed = float(difference(whole, 1 - whole))
     if np.isnan(observed):
         return Result(UNDEFINED, UNDEFINED)
+    if len(names) == 1:  # two ways to swap, equally far from 0; scipy takes two patients or more
+        return Result(observed, 1.0)
     test = stats.permutation_test(
         (whole, 1 - whole),
         lambda kept, swapped, axis: np.abs(difference(kept, swapped)),

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,3 +234,36 @@ def test_a_fold_alone_is_the_fold_among_others(tmp_path):
     jobs.run(among, [training(among, "mass-calc", fold) for fold in (1, 3)], 1, lambda training, line: None)
     for file in training(alone, "mass-calc", 3).files:
         assert (alone / file).read_bytes() == (among / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_of_two_nodes_changes_no_byte(tmp_path, monkeypatch):
+    """Two node processes of one CPU each; three jobs, two of them at once."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv(
+        "PYTHONPATH", str(Path(__file__).parents[1])
+    )  # a script's folder is known to Ray; pytest's is not
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    names = ("mlmc", "luminal-transfer", "mass-calc", "benign-malignant")
+    here, there = store(tmp_path / "here"), store(tmp_path / "there")
+    jobs.run(here, [training(here, name, 0) for name in names], 1, lambda training, line: None)
+    cluster = Cluster()
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, num_gpus=0, object_store_memory=80_000_000, include_dashboard=False)
+        ray.init(address=cluster.address, logging_level="error", log_to_driver=False)
+        monkeypatch.chdir(tmp_path)  # workers have other working directories: relative paths must reach them
+        wanted = [training(there.relative_to(tmp_path), name, 0) for name in names]
+        monkeypatch.setattr(train, "run", None)  # nothing is trained in this process
+        said = set()
+        costs = jobs.run(there.relative_to(tmp_path), wanted, 2, lambda training, _: said.add(training.stage), "ray")
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert {stage for _, stage in costs} == said == {t.stage for t in wanted}
+    for one in wanted:
+        for file in one.files:
+            assert (here / file).read_bytes() == (there / file).read_bytes()

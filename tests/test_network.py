@@ -1,6 +1,7 @@
 """ResNet-18 against torchvision's own and a count by hand; weights files, wrong and hostile ones among them."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torchvision.models import resnet18, resnet34, resnet50
 from lumin import network
 from lumin.network import Classifier, NetworkError, Stack, choose
 from lumin.tasks import BY_NAME
+from lumin.train import Optimiser
 
 MLMC, BASELINE = BY_NAME["mlmc"], BY_NAME["luminal-baseline"]
 
@@ -238,6 +240,72 @@ def test_restore_gives_back_what_was_saved(tmp_path):
     back = network.restore(MLMC, tmp_path / "fold0.safetensors", Stack("cpu", "fp32", 1), torch.device("cpu"))
     assert not back.training
     assert all(torch.equal(value, made.state_dict()[name]) for name, value in back.state_dict().items())
+
+
+# ---- frozen normalisation ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A weights file in which no statistic, scale or shift is what a new network has."""
+    torch.manual_seed(6)
+    weights = resnet18(num_classes=3).state_dict()
+    for name, value in weights.items():
+        if name.endswith(".num_batches_tracked"):
+            value.fill_(7)
+        elif value.dim() == 1:
+            value.uniform_(0.5, 1.5)
+    path = tmp_path_factory.mktemp("start") / "fold0.safetensors"
+    save_file(weights, path)
+    return path
+
+
+def norms(model):
+    """name of a BatchNorm2d's tensor: its value now."""
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    return {f"{name}.{key}": value.clone() for name, layer in layers for key, value in layer.state_dict().items()}
+
+
+def stepped(frozen, start):
+    """Two steps from the file's weights -> network, optimiser, normalisation and other weights before."""
+    model = network.network(replace(BASELINE, frozen_norm=frozen), start, (0, "x"), "fp32")
+    before, optimiser = norms(model), Optimiser(model, 1e-4)
+    others = {name: p.detach().clone() for name, p in model.named_parameters() if name not in before}
+    model.eval()  # as between two epochs
+    for step in range(2):
+        model.train()
+        model(images(step, 2)).square().sum().backward()
+        optimiser.step()
+    return model, optimiser, before, others
+
+
+def test_frozen_normalisation_stays_as_it_is_in_the_starting_weights(start):
+    model, optimiser, before, others = stepped(True, start)
+    saved = network.load_weights(start)
+    assert len(before) == 20 * 5  # statistics, how many made them, scale and shift
+    for name, value in norms(model).items():
+        assert torch.equal(value, before[name]), name
+        assert torch.equal(value, saved[name]), name
+    now = dict(model.named_parameters())
+    assert len(others) == len(optimiser.weights) == 20 + 2  # convolutions, and the last layer
+    assert not any(torch.equal(now[name], value) for name, value in others.items())
+    assert {id(weight) for weight in optimiser.weights} == {id(now[name]) for name in others}
+
+
+def test_without_freezing_normalisation_moves(start):
+    model, optimiser, before, others = stepped(False, start)
+    assert not any(torch.equal(value, before[name]) for name, value in norms(model).items())
+    assert len(optimiser.weights) == len(others) + 40 == 62
+
+
+def test_frozen_normalisation_sees_nothing_of_the_batch(start):
+    """In training mode, which the rest of the network is in, maps are those of evaluation mode."""
+    for frozen in (True, False):
+        model = network.network(replace(BASELINE, frozen_norm=frozen), start, (0, "x"), "fp32")
+        with torch.no_grad():
+            training, evaluation = (model.train(mode).maps(images()) for mode in (True, False))
+        assert torch.equal(training, evaluation) == frozen
+        assert model.train().training
 
 
 # ---- the machine ---------------------------------------------------------------------------------------

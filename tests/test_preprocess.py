@@ -26,7 +26,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.pixels import apply_windowing
+from pydicom.pixels import apply_voi_lut, apply_windowing
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -41,7 +41,7 @@ from scipy import ndimage
 
 from lumin import preprocess
 from lumin.breast import breast_box
-from lumin.paper import Recipe
+from lumin.paper import PAPER, Recipe
 from lumin.preprocess import ImageError
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -245,6 +245,32 @@ def test_a_window_that_can_not_be(tmp_path, tags):
         preprocess.preprocess(write(tmp_path / "a.dcm", breast(), **tags), Recipe(20, 10))
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", "<i2"])
+@pytest.mark.parametrize(("centre", "width"), [(128, 256), (40.5, 80), (100, 1), (2000, 3000.5), (-20, 100)])
+def test_sigmoid_against_pydicom(dtype, centre, width, photometric):
+    """Every value of the type, and every rounding; pydicom leaves MONOCHROME1 as it is."""
+    info = np.iinfo(dtype)
+    values = np.arange(info.min, info.max + 1).astype(dtype).reshape(16, -1)
+    tags = {"WindowCenter": str(centre), "WindowWidth": str(width), "PhotometricInterpretation": photometric}
+    header = dataset(values, **tags)
+    with np.errstate(over="ignore"):
+        theirs = apply_voi_lut(values, header)  # onto the range of Bits Stored
+    theirs = np.rint((theirs - info.min) / ((info.max - info.min) // 255))
+    theirs = 255 - theirs if photometric == "MONOCHROME1" else theirs
+    np.testing.assert_array_equal(preprocess.to_8bit(values, header, "SIGMOID"), theirs)
+
+
+def test_sigmoid_by_hand():
+    # 128/256: v = 0 -> 255 / (1 + e^2) = 30.4; 64 -> 255 / (1 + e) = 68.6; 128 -> 127.5, half to even
+    values = np.array([[0, 64, 128, 192]], np.uint8)
+    assert preprocess.to_8bit(values, dataset(values), "SIGMOID").tolist() == [[30, 69, 128, 186]]
+    inverted = dataset(values, PhotometricInterpretation="MONOCHROME1")
+    assert preprocess.to_8bit(values, inverted, "SIGMOID").tolist() == [[225, 186, 127, 69]]
+    rescaled = dataset(values, RescaleSlope="2", RescaleIntercept="-128")  # x = -128, 0, 128, 256
+    assert preprocess.to_8bit(values, rescaled, "SIGMOID").tolist() == [[5, 30, 128, 225]]
+
+
 # ---- the breast ----------------------------------------------------------------------------------
 
 
@@ -301,6 +327,30 @@ def test_resize_is_pillows_bilinear():
     np.testing.assert_array_equal(preprocess.resize(crop, 77, 31), np.asarray(expected))
 
 
+@pytest.mark.parametrize("rows", [20, 77, 80, 200, 333])
+@pytest.mark.parametrize("columns", [9, 31, 57, 150])
+def test_where_the_aspect_is_kept_black_is_beside_the_breast(rows, columns):
+    crop = np.random.default_rng(rows).integers(1, 256, (rows, columns), dtype=np.uint8)
+    made = preprocess.resize(crop, 77, 31, keep_aspect=True)
+    assert made.shape == (77, 31)
+    top, left, height, width = reference_box(made)
+    scale = min(77 / rows, 31 / columns)
+    assert abs(height - rows * scale) <= 0.5
+    assert abs(width - columns * scale) <= 0.5
+    assert abs((77 - height) - 2 * top) <= 1  # as much on either side
+    assert abs((31 - width) - 2 * left) <= 1
+    expected = np.zeros((77, 31), np.uint8)
+    expected[top : top + height, left : left + width] = preprocess.resize(crop, height, width)
+    np.testing.assert_array_equal(made, expected)
+
+
+@pytest.mark.parametrize("shape", [(120, 48), (30, 12), (121, 48), (60, 24)])
+def test_where_the_aspect_fits_keeping_it_changes_nothing(shape):
+    """121 x 48 fits as well: 23.8 columns are 24."""
+    crop = breast(*shape)
+    np.testing.assert_array_equal(preprocess.resize(crop, 60, 24, True), preprocess.resize(crop, 60, 24))
+
+
 def test_jpeg_of_quality_95_and_back():
     image = preprocess.resize(breast(), 64, 48)
     jpeg = preprocess.encode(image)
@@ -317,6 +367,51 @@ def test_one_file_by_hand(tmp_path):
     crop = values[top : top + height, left : left + width]
     assert made.box == (top, left, height, width)
     assert made.file == preprocess.encode(preprocess.resize(crop, 60, 24))
+    np.testing.assert_array_equal(made.pixels, preprocess.decode(made.file))
+    assert made.sha256 == hashlib.sha256(made.pixels.tobytes()).hexdigest()
+
+
+def test_without_a_quality_it_is_a_png_and_nothing_is_lost():
+    image = preprocess.resize(breast(), 64, 48)
+    file = preprocess.encode(image, None)
+    assert Image.open(io.BytesIO(file)).format == "PNG"
+    np.testing.assert_array_equal(preprocess.decode(file), image)
+    assert preprocess.file_name("1.2.3", None) == "images/1.2.3.png"
+    assert {preprocess.file_name("1.2.3", quality) for quality in (1, 95)} == {"images/1.2.3.jpg"}
+
+
+def test_the_default_recipe_is_the_linear_window_stretched_at_quality_95(tmp_path):
+    values, jpeg = breast(), io.BytesIO()
+    top, left, height, width = reference_box(values)
+    crop = Image.fromarray(values).crop((left, top, left + width, top + height))
+    crop.resize((24, 60), Image.Resampling.BILINEAR).save(jpeg, "JPEG", quality=95)
+    path = write(tmp_path / "a.dcm", values)
+    spelled = Recipe(60, 24, window="LINEAR", keep_aspect=False, quality=95)
+    assert preprocess.preprocess(path, Recipe(60, 24)).file == jpeg.getvalue()
+    assert preprocess.preprocess(path, spelled).file == jpeg.getvalue()
+    assert (PAPER.window, PAPER.keep_aspect, PAPER.quality) == ("LINEAR", False, 95)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_the_box_of_a_sigmoid_is_that_of_the_linear_window(tmp_path, photometric):
+    """In the picture of the SIGMOID itself nothing is black, so its box would be all of it."""
+    values = breast() if photometric == "MONOCHROME2" else 255 - breast()
+    path = write(tmp_path / "a.dcm", values, PhotometricInterpretation=photometric)
+    made = preprocess.preprocess(path, Recipe(60, 24, window="SIGMOID", quality=None))
+    assert made.box == preprocess.preprocess(path, Recipe(60, 24)).box == reference_box(breast())
+    grey = preprocess.to_8bit(values, dataset(values, PhotometricInterpretation=photometric), "SIGMOID")
+    assert reference_box(grey) == (0, 0, *grey.shape)
+    top, left, height, width = made.box
+    crop = grey[top : top + height, left : left + width]
+    np.testing.assert_array_equal(made.pixels, preprocess.resize(crop, 60, 24))
+
+
+def test_one_file_padded_and_without_jpeg_by_hand(tmp_path):
+    values = breast()
+    top, left, height, width = reference_box(values)
+    made = preprocess.preprocess(write(tmp_path / "a.dcm", values), Recipe(60, 24, keep_aspect=True, quality=None))
+    crop = values[top : top + height, left : left + width]
+    np.testing.assert_array_equal(made.pixels, preprocess.resize(crop, 60, 24, keep_aspect=True))
     np.testing.assert_array_equal(made.pixels, preprocess.decode(made.file))
     assert made.sha256 == hashlib.sha256(made.pixels.tobytes()).hexdigest()
 
@@ -458,6 +553,17 @@ def test_the_store_is_the_decoded_jpegs_in_the_order_given(tmp_path):
     first = (tmp_path / "out/images.csv").read_text().splitlines()[0]
     assert first == "image,row,stored_sha256,sha256,top,left,height,width"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["images", "images.csv", "images.npy"]
+
+
+def test_a_store_without_jpeg_is_png_files(tmp_path):
+    mammograms, out = cohort(tmp_path / "data", 2), tmp_path / "out"
+    preprocess.build_store(mammograms, out, Recipe(60, 24, quality=None), 1, lambda done, total: None)
+    assert sorted(p.name for p in (out / "images").iterdir()) == ["1.2.0.png", "1.2.1.png"]
+    for seed, pixels in enumerate(np.load(out / "images.npy")):
+        top, left, height, width = reference_box(breast(seed=seed))
+        crop = breast(seed=seed)[top : top + height, left : left + width]
+        np.testing.assert_array_equal(pixels, preprocess.resize(crop, 60, 24))
+        np.testing.assert_array_equal(pixels, np.asarray(Image.open(out / f"images/1.2.{seed}.png")))
 
 
 def test_jobs_change_no_byte(tmp_path):

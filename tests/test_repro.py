@@ -428,6 +428,14 @@ def test_table_1_needs_no_weights_and_no_training(data, tmp_path, monkeypatch):
     assert call("table1", "--data", data, "--out", tmp_path / "out").exit_code == 0
 
 
+def test_a_cohort_too_small_for_a_task(good, data):
+    out, before = good
+    message = refused(3, "table2b", "--data", data, "--out", out)
+    assert "no test image" in message
+    assert "luminal-baseline, fold 0" in message
+    assert before.items() <= files(out).items()
+
+
 def test_a_figure_filled_in_from_the_paper_reaches_its_table(good, data, monkeypatch):
     out, _ = good
     monkeypatch.setitem(study.TABLES, "table2b", ())

@@ -343,6 +343,10 @@ def test_paired_permutation_by_hand():
     assert test == (1, 0.5)
 
 
+def test_paired_permutation_of_one_patient_is_as_far_either_way():
+    assert stats.paired_permutation(["p", "p"], [0, 1], [0.1, 0.9], [0.9, 0.1], auc) == (1.0, 1.0)
+
+
 def test_paired_permutation_agrees_with_every_swap_written_out():
     few = np.isin(PATIENTS, sorted(set(PATIENTS))[: BRUTE["swapped_patients"]])
     patients = np.array(PATIENTS)[few]

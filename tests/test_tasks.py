@@ -1,12 +1,13 @@
 """The five rows against section 2.2 of the paper; targets and rows by hand."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lumin.paper import DEMO, PAPER
-from lumin.tasks import BY_NAME, TASKS, rows, targets
+from lumin.paper import ALTERNATIVES, CHANCE, COMPARED, DEMO, PAPER, STATED, UNSTATED
+from lumin.tasks import BY_NAME, TASKS, changed, rows, targets
 
 # name, outputs, loss, learning rate, dropout, sampler, what fold k starts from: section 2.2.1 to 2.2.3
 PAPER_SAYS = [
@@ -88,3 +89,57 @@ def test_no_rows_are_an_empty_index():
 def test_epochs_follow_the_recipe():
     assert {task.epochs(PAPER) for task in TASKS} == {100}
     assert [task.epochs(DEMO) for task in TASKS] == [10, 10, 10, 12, 12]
+
+
+# ---- a choice made otherwise ---------------------------------------------------------------------------
+
+# What the three that are no tasks are where nothing is made otherwise
+AS_IT_IS = {"recipe": vars(PAPER), "machine": {"precision": "auto"}, "reading": {"decision": "0.5", "ddof": 1}}
+WORDS = {  # a value that nobody knows would silently be the usual one
+    "window": {"SIGMOID"},
+    "schedule": {"cosine", "plateau"},
+    "precision": {"tf32", "fp32", "bf16"},
+    "decision": {"tuned"},
+    "split": {"mlmc"},
+}
+
+
+def test_cosine_changes_three_rows():
+    made = changed(ALTERNATIVES["cosine"][1])
+    assert [(name, task.schedule) for name, task in made.items()] == [
+        ("mass-calc", "none"),
+        ("benign-malignant", "none"),
+        ("mlmc", "cosine"),
+        ("luminal-baseline", "cosine"),
+        ("luminal-transfer", "cosine"),
+    ]
+
+
+@pytest.mark.parametrize("name", ALTERNATIVES)
+def test_a_choice_made_otherwise_changes_the_rows_named_and_in_them_what_it_says(name):
+    alternative = ALTERNATIVES[name][1]
+    made = changed(alternative)
+    assert list(made) == list(BY_NAME)
+    for task, ours in BY_NAME.items():
+        different = {field: value for field, value in vars(made[task]).items() if value != vars(ours)[field]}
+        assert different == (alternative.changes if task in alternative.of else {})
+
+
+@pytest.mark.parametrize("name", ALTERNATIVES)
+def test_a_choice_made_otherwise_is_of_something_and_makes_it_something_else(name):
+    alternative = ALTERNATIVES[name][1]
+    assert alternative.of in {(what,) for what in AS_IT_IS} or set(alternative.of) <= set(COMPARED) <= BY_NAME.keys()
+    assert alternative.of
+    assert alternative.changes
+    for what in alternative.of:
+        ours = AS_IT_IS[what] if what in AS_IT_IS else vars(BY_NAME[what])
+        for field, value in alternative.changes.items():
+            assert value != ours[field]  # which is there
+            assert value in WORDS[field] if isinstance(value, str) else field not in WORDS
+
+
+def test_names_of_choices_are_folders_of_their_own():
+    names = [alternative.name for choice in (CHANCE, *UNSTATED, *STATED) for alternative in choice.otherwise]
+    assert len(set(names)) == len(names) == len(ALTERNATIVES)
+    assert all(re.fullmatch(r"[a-z][a-z0-9.-]{0,40}", name) and name[-1] not in ".-" for name in names)
+    assert all(alternative.name == name for name, (_, alternative) in ALTERNATIVES.items())

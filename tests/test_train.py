@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from scipy.stats import chisquare
 from sklearn.metrics import log_loss
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+from torch.utils.data import WeightedRandomSampler
 from torchvision.models import resnet18
 
 from lumin import record, train
@@ -22,7 +24,7 @@ from lumin.augment import augment, draw
 from lumin.network import Stack
 from lumin.paper import seed
 from lumin.tasks import BY_NAME
-from lumin.train import State, Training, TrainingError, batches, loss, occurrences, order
+from lumin.train import State, Training, TrainingError, batches, loss, occurrences, order, rate
 
 HEIGHT, WIDTH, IMAGES = 64, 32, 32
 CPU = Stack("cpu", "fp32", 1)
@@ -216,6 +218,35 @@ def test_the_sampler_draws_the_classes_equally_often(tmp_path):
         assert chisquare(list(counts.values())).pvalue > 0.001
 
 
+def test_the_sampler_draws_every_combination_of_findings_equally_often(tmp_path):
+    combinations = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [1, 1, 1]], np.float32)
+    which = np.repeat(np.arange(4), [12, 2, 7, 11])  # the first two are one to argmax
+    made = training(tmp_path, "mlmc", targets=combinations[which])
+    made = replace(made, task=replace(made.task, sampler=True))
+    drawn = np.concatenate([order(made, epoch) for epoch in range(500)])
+    assert len(drawn) == 500 * 24
+    assert chisquare(np.bincount(which[drawn])).pvalue > 0.001
+    for wanted in range(4):  # and within a combination all images alike
+        counts = Counter(drawn[which[drawn] == wanted].tolist())
+        assert counts.keys() == {row for row in made.train.tolist() if which[row] == wanted}
+        assert chisquare(list(counts.values())).pvalue > 0.001
+
+
+@pytest.mark.parametrize("name", ["benign-malignant", "luminal-baseline", "luminal-transfer"])
+def test_of_two_classes_the_draws_are_weighted_by_one_over_the_size_of_the_class(tmp_path, name):
+    """Draw by draw, for 0 and 1 as class numbers."""
+    number = np.random.default_rng(0).integers(0, 3, IMAGES) > 0
+    made = training(tmp_path, name, targets=np.eye(2, dtype=np.float32)[number.astype(int)])
+    made = replace(made, task=replace(made.task, sampler=True))
+    label = made.targets[made.train].argmax(1)
+    weights = (1.0 / np.bincount(label, minlength=2)[label]).tolist()
+    assert len(set(weights)) == 2
+    for epoch in range(20):
+        generator = torch.Generator().manual_seed(seed(7, name, 2, epoch, "order"))
+        drawn = list(WeightedRandomSampler(weights, 24, generator=generator))
+        assert order(made, epoch).tolist() == made.train[drawn].tolist()
+
+
 @pytest.mark.parametrize("name", ["mlmc", "luminal-baseline"])
 def test_order_hangs_on_seed_task_fold_and_epoch_alone(tmp_path, name):
     targets = {"targets": np.eye(3, dtype=np.float32)[np.arange(32) % 3]} if name == "mlmc" else {}
@@ -249,6 +280,100 @@ def test_batches():
     assert [b.tolist() for b in batches(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]
     assert [b.tolist() for b in batches(np.arange(5), 2, first=1)] == [[2, 3], [4]]
     assert list(batches(np.arange(0), 2)) == []
+
+
+# ---- learning rate -------------------------------------------------------------------------------------
+
+
+MLMC = BY_NAME["mlmc"]
+COSINE, PLATEAU = (replace(MLMC, schedule=schedule) for schedule in ("cosine", "plateau"))
+
+
+def lines(*best):
+    return [{"best": b} for b in best]
+
+
+def theirs():
+    """A learning rate of PyTorch's for its schedules to change."""
+    return torch.optim.SGD([torch.zeros(1, requires_grad=True)], MLMC.learning_rate)
+
+
+def test_without_a_schedule_the_rate_stays():
+    for task in BY_NAME.values():
+        for history in ((), lines(True), lines(True, *[False] * 9), lines(*[True] * 99)):
+            assert rate(task, history, 100) == task.learning_rate
+
+
+def test_cosine_by_hand():
+    found = [rate(COSINE, lines(*[True] * done), 4) for done in range(4)]
+    assert found == pytest.approx([1e-4, 0.853553e-4, 0.5e-4, 0.146447e-4], rel=1e-5)
+    # of 100: the first, the middle, the last, (1 - cos(pi / 100)) / 2 = 0.000246720
+    found = [rate(COSINE, lines(*[False] * done), 100) for done in (0, 50, 99)]
+    assert found == pytest.approx([1e-4, 0.5e-4, 2.46720e-8], rel=1e-5)
+
+
+@pytest.mark.parametrize("epochs", [1, 7, 100])
+def test_cosine_is_pytorchs(epochs):
+    adam = theirs()
+    schedule = CosineAnnealingLR(adam, epochs)
+    for done in range(epochs):
+        assert rate(COSINE, lines(*[True] * done), epochs) == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
+        adam.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("best", "drops"),
+    [
+        ([], 0),
+        ([True] * 20, 0),
+        ([True, *[False] * 4], 0),
+        ([True, *[False] * 5], 1),
+        ([True, *[False] * 9], 1),
+        ([True, *[False] * 10], 2),
+        ([True, *[False] * 4, True, *[False] * 4], 0),  # counted from the best
+        ([True, *[False] * 5, True], 1),  # and what has dropped stays down
+        ([True, *[False] * 7, True, *[False] * 4], 1),
+        ([True, *[False] * 7, True, *[False] * 5], 2),
+    ],
+)
+def test_plateau_by_hand(best, drops):
+    assert rate(PLATEAU, lines(*best), 100) == pytest.approx([1e-4, 1e-5, 1e-6][drops], rel=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 9), max_size=40))
+def test_plateau_is_pytorchs(losses):
+    """PyTorch's patience is how many are put up with, so one fewer; of equal losses none is better."""
+    schedule = ReduceLROnPlateau(theirs(), factor=0.1, patience=4, threshold=0, eps=0)
+    history = []
+    for i, value in enumerate(losses):
+        history += lines(all(value < earlier for earlier in losses[:i]))
+        schedule.step(value)
+        assert rate(PLATEAU, history, 100) == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "expected"),
+    [
+        ("none", 3, [1e-4] * 3),
+        ("cosine", 4, [1e-4, 0.853553e-4, 0.5e-4, 0.146447e-4]),
+        ("plateau", 100, [1e-4] * 6 + [1e-5] * 5),  # the first is the best, and patience ends it after the eleventh
+    ],
+)
+def test_every_epoch_is_trained_at_its_rate(tmp_path, monkeypatch, schedule, epochs, expected):
+    found = []
+    scripted(monkeypatch, [1.0, *[2.0] * 20])
+    epoch = train.train_epoch
+
+    def noted(training, pixels, model, optimiser, *more):
+        found.append(optimiser.adam.param_groups[0]["lr"])
+        return epoch(training, pixels, model, optimiser, *more)
+
+    monkeypatch.setattr(train, "train_epoch", noted)
+    made = training(tmp_path / "out", epochs=epochs)
+    fitted(replace(made, task=replace(made.task, schedule=schedule)))
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 # ---- stopping ----------------------------------------------------------------------------------------

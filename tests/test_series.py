@@ -1,0 +1,225 @@
+"""Many studies through the command line: what is shared, what is trained anew, killed and gone on with."""
+
+import json
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from test_repro import call, one_process, refused, tiny  # noqa: F401 - fixtures
+from test_repro import files as every_file
+from test_verify import small_cohort
+
+import repro
+from lumin import jobs, paper, preprocess, record, results, study, train
+from lumin.tasks import TASKS
+
+SEEDS = (0, 1, 2)
+
+
+def files(folder):
+    """Every file but sources.csv, which has the times of the DICOM files: path -> SHA-256."""
+    return {name: sha for name, sha in every_file(folder).items() if not name.endswith("sources.csv")}
+
+
+def pretend(training, say, stop):
+    """A training in no time, whose bytes depend on all that the record says it was made from."""
+    if stop():
+        raise train.Interrupted(training.stage)
+    chance = np.random.default_rng(paper.seed(*training.key, record.digest(training.made_from), training.task))
+    weights, history, predictions = training.files
+    line = {"epoch": 1, "train_loss": 0.7, "val_loss": float(chance.uniform()), "best": True}
+    say({**line, "images_per_second": 100.0})
+    record.write(training.out / history, json.dumps(line) + "\n")
+    with record.atomic(training.out / weights) as part:
+        save_file({"fc.weight": chance.normal(size=(2, 2)).astype(np.float32)}, part)
+    rows = np.concatenate([training.test, training.validation])
+    said = chance.uniform(size=(len(rows), len(training.task.outputs))).astype(np.float32)
+    record.write(training.out / predictions, train.predictions_csv(training, rows, said))
+    record.commit(training.out, training.stage, training.files, training.made_from, training.stack.describe())
+    return {"seconds": 1.0, "epochs": 1, "images_per_second": 100.0, "peak_memory": 1}
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Pretended trainings -> the list of (folder, stage) that grows with each."""
+    made = []
+
+    def run(training, say, stop):
+        cost = pretend(training, say, stop)
+        made.append((training.out.name, training.stage))
+        return cost
+
+    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(repro, "picture", lambda _: "no page")
+    monkeypatch.setattr(results, "PERMUTATIONS", 19)
+    monkeypatch.setattr(results, "DRAWS", 50)
+    return made
+
+
+@pytest.fixture
+def data(tmp_path):
+    return small_cohort(tmp_path / "data", 72)
+
+
+def done(*words):
+    result = call(*words, "--jobs", 1)
+    assert result.exit_code == 0, result.output + result.stderr
+    return result.output
+
+
+def tasks(made, folder):
+    return Counter(stage.split("/")[1] for name, stage in made if name == folder)
+
+
+# ---- seeds -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_seed_of_many_is_the_seed_alone(tmp_path, trained, monkeypatch):
+    calls = []
+    whole = jobs.run
+    monkeypatch.setattr(jobs, "run", lambda *given: calls.append(given) or whole(*given))
+    text = done("replicate", "--demo", "--seeds", "0-2", "--out", tmp_path / "many")
+    assert len(calls) == 1, "one graph of all trainings"
+    assert len(trained) == 25 * len(SEEDS)
+    assert "75 trainings in 3 folders" in text
+    assert "3 of 3 seeds are done" in text
+    for seed in SEEDS:
+        done("all", "--demo", "--seed", seed, "--out", tmp_path / f"alone{seed}")
+        assert files(tmp_path / f"many/seed{seed}") == files(tmp_path / f"alone{seed}")
+    assert {f"figures/replication.{kind}" for kind in ("png", "svg", "json")} <= files(tmp_path / "many").keys()
+    before = files(tmp_path / "many")
+    done("replicate", "--demo", "--seeds", "0-2", "--out", tmp_path / "many")
+    assert len(trained) == 25 * 2 * len(SEEDS), "nothing is trained twice"
+    assert files(tmp_path / "many") == before
+
+
+@pytest.mark.slow
+def test_many_seeds_interrupted_again_and_again(tmp_path, trained, monkeypatch):
+    done("replicate", "--demo", "--seeds", "0-2", "--out", tmp_path / "whole")
+    trained.clear()
+    whole = train.run
+
+    def broken(training, say, stop):
+        if len(trained) in (1, 30, 75):  # in the first seed, in the second, before the last training
+            trained.append(("", "interrupted"))
+            raise train.Interrupted(training.stage)
+        return whole(training, say, stop)
+
+    monkeypatch.setattr(train, "run", broken)
+    words = ("replicate", "--demo", "--seeds", "0-2", "--out", tmp_path / "broken")
+    for _ in range(3):
+        assert "type the same command to go on" in refused(130, *words, "--jobs", 1)
+    done(*words)
+    assert len(trained) == 25 * len(SEEDS) + 3, "what was done stays"
+    assert files(tmp_path / "broken") == files(tmp_path / "whole")
+
+
+def test_seeds_of_real_data_share_the_images(tmp_path, trained, data, monkeypatch):
+    prepared = []
+    whole = preprocess.build_store
+    monkeypatch.setattr(preprocess, "build_store", lambda *given: prepared.append(given) or whole(*given))
+    words = ("--data", data, "--out", tmp_path / "out", "--weights", "random")
+    done("replicate", *words, "--seeds", "3,5")
+    assert len(prepared) == 1
+    out = tmp_path / "out"
+    for name in ("images.npy", "images.csv", "cohort.csv"):
+        assert (out / f"seed3/{name}").samefile(out / name)
+        assert (out / f"seed5/{name}").samefile(out / name)
+    assert files(out / "seed3")["seeds.csv"] != files(out / "seed5")["seeds.csv"]
+    alone = ("--data", data, "--out", tmp_path / "alone", "--weights", "random", "--seed", 5)
+    done("all", *alone)
+    ours, theirs = files(out / "seed5"), files(tmp_path / "alone")
+    assert ours == theirs
+
+
+def test_beginning_anew_in_one_folder_leaves_the_others(tmp_path, trained, data):
+    words = ("--data", data, "--weights", "random")
+    done("replicate", *words, "--out", tmp_path / "out", "--seeds", "3,5")
+    before = files(tmp_path / "out/seed5")
+    done("table1", *words, "--out", tmp_path / "out/seed3", "--seed", 3, "--overwrite")
+    assert files(tmp_path / "out/seed5") == before
+
+
+# ---- choices -----------------------------------------------------------------------------------------
+
+ONLY = ("no-sampler", "own-split", "padding", "redrawn-1", "ddof-0")
+
+
+@pytest.fixture
+def varied(tmp_path, trained):
+    out = tmp_path / "out"
+    words = ("sensitivity", "--demo", "--out", out, *(word for name in ONLY for word in ("--only", name)))
+    return out, words, done(*words)
+
+
+def test_only_what_a_choice_touches_is_trained_anew(varied, trained):
+    out, _, text = varied
+    every = {"mlmc": 5, "luminal-baseline": 5, "luminal-transfer": 5}
+    assert tasks(trained, "out") == every
+    assert tasks(trained, "padding") == tasks(trained, "redrawn-1") == every
+    assert tasks(trained, "no-sampler") == {"luminal-baseline": 5, "luminal-transfer": 5}
+    assert tasks(trained, "own-split") == {"mlmc": 5, "luminal-transfer": 5}
+    choices = out / "sensitivity"
+    same = [(n, t) for n in ONLY[:4] for t in every if (choices / n / f"weights/{t}/fold0.safetensors").samefile(
+        out / f"weights/{t}/fold0.safetensors")]  # fmt: skip
+    assert same == [("no-sampler", "mlmc"), ("own-split", "luminal-baseline")]
+    assert (choices / "no-sampler/images.npy").samefile(out / "images.npy")
+    assert files(choices / "padding")["images.npy"] != files(out)["images.npy"]
+    assert files(choices / "redrawn-1")["split.csv"] == files(out)["split.csv"]
+    assert files(choices / "redrawn-1")["seeds.csv"] != files(out)["seeds.csv"]
+    assert "6 of 19 rows are done" in text
+
+
+def test_a_choice_is_made_once(varied, trained):
+    out, words, _ = varied
+    before, count = files(out), len(trained)
+    done(*words)
+    assert len(trained) == count
+    assert files(out) == before
+
+
+def test_the_folder_of_a_choice_is_a_study(varied, trained):
+    out, _, _ = varied
+    count = len(trained)
+    for name in ONLY[:4]:
+        folder = out / "sensitivity" / name
+        done("table2b", "--demo", "--out", folder)
+        choice, alternative = paper.ALTERNATIVES[name]
+        assert (
+            f"{choice.matter}: {alternative.text} instead of {choice.ours}"
+            in (folder / "tables/table2b.md").read_text()
+        )
+        result = call("verify", "--demo", "--out", folder)
+        assert result.exit_code == 0, result.output
+    assert len(trained) == count
+    assert call("verify", "--demo", "--out", out).exit_code == 0
+
+
+def test_the_cost_is_that_of_trainings_before(varied, trained):
+    _, _, first = varied
+    assert re.search(r"15 trainings on cpu .* images/s, from the speed of a matrix product", first)
+    assert re.search(r"50 trainings in 4 folders on cpu .* \(100 images/s, as 15 trainings before\)", first)
+
+
+def test_a_choice_in_a_folder_begun_with_other_settings(varied):
+    _, words, _ = varied
+    assert "another --out" in refused(2, *words, "--seed", 4)
+
+
+def test_an_unknown_choice_names_those_there_are(tmp_path):
+    message = refused(2, "sensitivity", "--demo", "--out", tmp_path / "out", "--only", "fortune")
+    assert "own-split" in message
+
+
+@pytest.mark.parametrize(("words", "hint"), [(("--backend", "dask"), "loky or ray"), (("--backend", "ray"), "--jobs")])
+def test_a_backend_that_cannot_be(tmp_path, trained, words, hint):
+    assert hint in refused(2, "train", "mlmc", "--fold", 0, "--demo", "--out", tmp_path / "out", "--jobs", 1, *words)
+    assert not trained
+
+
+def test_every_task_of_the_comparison_is_the_papers():
+    assert set(paper.COMPARED) <= {task.name for task in TASKS}
+    assert study.PIXELS.keys() <= vars(paper.PAPER).keys()
