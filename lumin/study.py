@@ -259,13 +259,13 @@ def lacking(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]:
 
 def begin(study: Study, todo: Sequence[Training]) -> None:
     """Enter the settings before the first training; the weights that it starts from must be there, and images."""
+    if study.recipe.weights.startswith("file") and study.start is None:
+        raise record.RecordError(f"{study.out} was begun with weights of a file. Name it again with --weights.")
     for training in todo:
         for name, those in (("training", training.train), ("validation", training.validation), ("test", training.test)):
             if not len(those):
                 what = f"{training.task.name}, fold {training.fold}: there is no {name} image with such a label."
                 raise split.SplitError(f"{what} The cohort is too small for it; try table1, or train another task.")
-    if study.recipe.weights.startswith("file") and study.start is None:
-        raise record.RecordError(f"{study.out} was begun with weights of a file. Name it again with --weights.")
     if any(training.start == network.imagenet() for training in todo):
         network.download_imagenet()
         record.claim(study.out, {"imagenet": record.sha256(network.imagenet())})

@@ -157,7 +157,8 @@ def test_leak_by_hand(out):
 def test_what_is_clear_of_chance_is_bold(out, tmp_path):
     folders = {"redrawn-1": write(tmp_path / "redrawn", 0.05), "padding": write(tmp_path / "padding", 0.3)}
     made = sensitivity.sensitivity(out, folders, MAMMOGRAMS, ABOUT)
-    lines = {line.split(" | ")[0][2:]: line for line in made.markdown.splitlines() if line.startswith("| ")}
+    auc = made.markdown.split("\n## ")[1]
+    lines = {line.split(" | ")[0][2:]: line for line in auc.splitlines() if line.startswith("| ")}
     assert "**2 of 19 rows are done.** Not run: redrawn-2, no-jpeg" in made.markdown
     rows = {row["name"]: row for row in json.loads(made.json)["rows"]}
     assert rows["padding"]["auc subtype"]["luminal-baseline"]["low"] > 0
