@@ -46,7 +46,7 @@ from lumin.augment import normalise
 from lumin.doctor import MALLOC
 from lumin.network import Classifier, Stack, choose, driver, network
 from lumin.paper import BATCH, DEMO, PAPER, WEIGHT_DECAY, Recipe
-from lumin.preprocess import build_store, decode, encode, preprocess
+from lumin.preprocess import Prepared, build_store, decode, encode, preprocess
 from lumin.tasks import BY_NAME
 from lumin.train import Optimiser, Pixels, State, Training, train_epoch
 
@@ -149,6 +149,18 @@ def together(jobs: int, work: Callable[..., Callable[[], object]], *arguments: o
     return Cost(max(c.wall for c in costs), sum(c.cpu for c in costs), max(c.memory for c in costs))
 
 
+def environed(malloc: bool, *what: object) -> Cost:
+    """`together`, its one process with the malloc settings of the Dockerfile, or with none."""
+    before = {name: os.environ.pop(name) for name in MALLOC if name in os.environ}
+    os.environ.update(MALLOC if malloc else {})
+    try:
+        return together(1, *what)
+    finally:
+        for name in MALLOC:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
 def meet(barrier: multiprocessing.Barrier) -> None:
     """Keep what the processes wait at; it can only be inherited."""
     alone.barrier = barrier
@@ -241,7 +253,12 @@ def floor(path: Path, image: np.ndarray) -> None:
 
 def preprocessing(paths: Sequence[Path], height: int, width: int) -> Callable[[], object]:
     """Files -> a call that preprocesses each of them, on one core."""
-    return lambda: [preprocess(path, Recipe(height, width)) for path in paths]
+    return lambda: [prepared(path, height, width) for path in paths]
+
+
+def prepared(path: Path, height: int, width: int) -> Prepared:
+    """As ours makes it, called as the peers are."""
+    return preprocess(path, Recipe(height, width))
 
 
 class Image(NamedTuple):
@@ -279,7 +296,7 @@ def bench_preprocess(size: str, batch: int, seconds: float, stack: Stack, folder
     paths = [path for path in sorted(data.rglob("*.dcm")) if bits(path) == 8]
     shape = RECIPES[size].height, RECIPES[size].width
     torch.set_num_threads(1)
-    ways = {"ours": preprocess}
+    ways = {"ours": prepared}
     for name, package, peer in (
         ("apply_voi_lut + OpenCV", "cv2", opencv),
         ("apply_voi_lut + scikit-image", "skimage", scikit_image),
@@ -294,7 +311,7 @@ def bench_preprocess(size: str, batch: int, seconds: float, stack: Stack, folder
 
         cv2.setNumThreads(1)
     ways = {name: checked(name, call, paths[0], shape) for name, call in ways.items()}
-    n, pictures = len(paths), [preprocess(path, Recipe(*shape)).pixels for path in paths]
+    n, pictures = len(paths), [prepared(path, *shape).pixels for path in paths]
     turns = [Way(name, partial(timed, lambda c=c: [c(p, *shape) for p in paths]), n) for name, c in ways.items()]
     turns.append(Way("limit: read, JPEG", partial(timed, lambda: list(map(floor, paths, pictures))), n))
     yield from compare("preprocess", turns, 0.6 * seconds)
@@ -470,12 +487,18 @@ def bench_train(size: str, batch: int, seconds: float, stack: Stack, folder: Pat
         Way(f"{n * k} images, 1 thread", partial(together, 1, epoch, folder, size, one, batch, steps * k), n * k)
         for k in (1, 2, 4)
     ]
-    yield from compare(part, ways, 0.25 * seconds, warm=False)
+    yield from compare(part, ways, 0.2 * seconds, warm=False)
     ways = [
         Way(f"{jobs} jobs, 1 thread each", partial(together, jobs, epoch, folder, size, one, batch, steps), jobs * n)
         for jobs in (1, 2)
     ]
     yield from compare(part, ways, 0.15 * seconds, warm=False)
+    if not gpu:
+        ways = [
+            Way("ours, as documented", partial(environed, True, epoch, folder, size, one, batch, steps), n),
+            Way("stock loop, as it is", partial(environed, False, stock_epoch, size, one, batch, steps), n),
+        ]
+        yield from compare(part, ways, 0.3 * seconds, warm=False)
     calls = {f"ours, {stack.precision}": epoch(folder, size, stack, batch, steps)}
     if gpu:
         bf16 = Stack(stack.device, "bf16", stack.threads)
@@ -488,7 +511,7 @@ def bench_train(size: str, batch: int, seconds: float, stack: Stack, folder: Pat
         ways.append(Way(f"limit: matrix product, {precision}", partial(timed, call), work / each, work, "GFLOP"))
     call, work = copy(stack)
     ways.append(Way("limit: memory copy", partial(timed, call), 0, work, "GB"))
-    yield from compare(part, ways, 0.6 * seconds)
+    yield from compare(part, ways, 0.35 * seconds)
 
 
 def bench_profile(size: str, batch: int, seconds: float, stack: Stack, folder: Path) -> Iterator[str]:

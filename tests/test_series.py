@@ -135,6 +135,7 @@ def test_seeds_of_real_data_share_the_images(tmp_path, trained, data, monkeypatc
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_beginning_anew_in_one_folder_leaves_the_others(tmp_path, trained, data):
     words = ("--data", data, "--weights", "random")
     done("replicate", *words, "--out", tmp_path / "out", "--seeds", "3,5")
@@ -173,6 +174,7 @@ def test_only_what_a_choice_touches_is_trained_anew(varied, trained):
     assert "6 of 19 rows are done" in text
 
 
+@pytest.mark.slow
 def test_a_choice_is_made_once(varied, trained):
     out, words, _ = varied
     before, count = files(out), len(trained)
@@ -181,6 +183,7 @@ def test_a_choice_is_made_once(varied, trained):
     assert files(out) == before
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_choice_is_a_study(varied, trained):
     out, _, _ = varied
     count = len(trained)
@@ -198,12 +201,14 @@ def test_the_folder_of_a_choice_is_a_study(varied, trained):
     assert call("verify", "--demo", "--out", out).exit_code == 0
 
 
+@pytest.mark.slow
 def test_the_cost_is_that_of_trainings_before(varied, trained):
     _, _, first = varied
     assert re.search(r"15 trainings on cpu .* images/s, from the speed of a matrix product", first)
     assert re.search(r"50 trainings in 4 folders on cpu .* \(100 images/s, as 15 trainings before\)", first)
 
 
+@pytest.mark.slow
 def test_a_choice_in_a_folder_begun_with_other_settings(varied):
     _, words, _ = varied
     assert "another --out" in refused(2, *words, "--seed", 4)
