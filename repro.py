@@ -44,6 +44,7 @@ jobs, network, options, phantom, preprocess, record = map(
 replication, series, split, study = map(Room, ("replication", "series", "split", "study"))
 train, verify, work = map(Room, ("train", "verify", "work"))
 
+BARS = 25  # on the screen at once
 USAGE, DATA, DIFFERENCE, INTERRUPTED = 2, 3, 4, 130  # exit codes
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help=__doc__)
@@ -58,6 +59,9 @@ def option(text: str, *names: str, panel: str = "The run", **more: object) -> ob
 
 
 MACHINE = "The machine (part of the record: on one stack the same bytes)"
+
+
+Backend = StrEnum("Backend", ["loky", "ray"])
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Options:
     precision: Annotated[str | None, option("auto, tf32, fp32 or bf16. [auto]", panel=MACHINE)] = None
     threads: Annotated[int | None, option("Threads of one training. [all cores; demo: 1]", panel=MACHINE, min=1)] = None
     jobs: Annotated[int | None, option("Trainings at once. [1; demo: all cores]", panel=MACHINE, min=1)] = None
-    backend: Annotated[str, option("loky: this machine; ray: a Ray cluster. [loky]", panel=MACHINE)] = "loky"
+    backend: Annotated[Backend, option("loky: this machine; ray: a Ray cluster. [loky]", panel=MACHINE)] = "loky"
 
 
 def command(verb: Callable) -> Callable:
@@ -178,6 +182,8 @@ class Screen:
                 if not console.is_terminal:
                     return say(f"{name} epoch {line['epoch']}: {text}")
                 if name not in bars:
+                    if len(bars) == BARS:  # the oldest has ended, or comes again with its next epoch
+                        progress.remove_task(bars.pop(next(iter(bars))))
                     bars[name] = progress.add_task(name, total=training.epochs, last="")
                 progress.update(bars[name], completed=line["epoch"], last=text)
 

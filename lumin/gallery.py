@@ -42,6 +42,8 @@ def draw(study: Study) -> None:
 def draw_figure2(study: Study, output: str, patient: str | None) -> str:
     """Figure 2 for one output of MLMC, and a sheet of twelve more images -> what it says, as Markdown."""
     out, mlmc = study.out, BY_NAME["mlmc"]
+    if study.recipe.keep_aspect:
+        raise record.RecordError(f"{out} has padded images; Figure 2 knows only stretched ones. Name another --out.")
     inputs = made_from(out, output=output, patient=patient)
     if not record.stale(out, "fig2", inputs, "unverified"):
         return (out / "figures/fig2.md").read_text()

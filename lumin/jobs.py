@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from lumin.network import Stack
 from lumin.tasks import BY_NAME
 from lumin.train import Interrupted, Training
 
-BACKENDS = ("loky", "ray")
+BUSY = {"busy": True}  # in the place of a cost: another run has this training
 Costs = dict[tuple[Path, str], dict]  # outputs folder and stage -> seconds, epochs, images a second, peak memory
 
 
@@ -56,20 +56,31 @@ def run(
 
     numbers = {place(training): number for number, training in enumerate(trainings)}
     try:
-        with stopping(stop), following(log, pass_on), engine(backend, jobs, trainings[0].stack):
+        # Ray listens to signals too: first it, then we
+        with engine(backend, jobs, trainings[0].stack), stopping(stop), following(log, pass_on):
             calls = (
                 delayed(run_chain)([(numbers[place(t)], absolute(t)) for t in chain], log, stop, os.getpid())
                 for chain in work
             )
-            done = Parallel(n_jobs=min(jobs, len(work)), batch_size=1, pre_dispatch="all")(calls)
-        if stop.exists() or any(cost is None for costs in done for cost in costs.values()):
+            at_once = min(jobs, len(work))
+            if backend == "ray":  # of one, joblib would make none, and train here
+                at_once = max(at_once, 2)
+            done = Parallel(n_jobs=at_once, batch_size=1, pre_dispatch="all")(calls)
+        costs = {place(trainings[number]): cost for some in done for number, cost in some.items()}
+        if stop.exists() or None in costs.values():
             raise Interrupted(", ".join(t.stage for t in trainings if t.checkpoint.exists()))
+        if busy := ", ".join(stage for (_, stage), cost in costs.items() if cost == BUSY):
+            raise record.RecordError(f"Another run is at {busy}. The rest is done: wait, and type the same command.")
+        return costs
     except TerminatedWorkerError as error:
         raise Interrupted("a process that was killed, perhaps for lack of memory (try fewer --jobs)") from error
+    except Exception as error:
+        if type(error).__module__.startswith("ray."):
+            raise Interrupted(f"a process of the cluster ({type(error).__name__})") from error
+        raise
     finally:
         log.unlink(missing_ok=True)
         stop.unlink(missing_ok=True)
-    return {place(trainings[number]): cost for costs in done for number, cost in costs.items()}
 
 
 def place(training: Training) -> tuple[Path, str]:
@@ -85,19 +96,19 @@ def absolute(training: Training) -> Training:
 
 @contextmanager
 def engine(backend: str, jobs: int, stack: Stack) -> Iterator[None]:
-    """joblib's Parallel on one of BACKENDS: processes of this machine, or a Ray cluster, a GPU a training."""
-    if backend not in BACKENDS:
-        raise JobsError(f"No backend {backend!r}. Type --backend {' or '.join(BACKENDS)}.")
+    """joblib's Parallel on loky, processes of this machine, or on a Ray cluster, a GPU a training."""
     options = {}
-    if backend == "ray" and jobs == 1:  # joblib would run one at a time here, and leave the cluster alone
-        raise JobsError("A Ray cluster wants more than one training at once. Type --jobs with its number of GPUs.")
     if backend == "ray":
-        try:
-            from ray.util.joblib import register_ray
-        except ImportError as error:
-            raise JobsError("Ray is not installed. Type pip install ray, or leave out --backend.") from error
+        import ray
+        from ray.util.joblib import register_ray
+
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False)
         register_ray()
-        options = {"ray_remote_args": {"num_gpus": 1 if stack.device.startswith("cuda") else 0}}
+        kind = "GPU" if stack.device.startswith("cuda") else "CPU"
+        if (there := int(ray.cluster_resources().get(kind, 0))) < jobs:
+            raise JobsError(f"The Ray cluster has {there} {kind}s, too few for --jobs {jobs}.")
+        options = {"ray_remote_args": {"num_gpus": int(kind == "GPU")}}
     with parallel_config(backend, **options):
         yield
 
@@ -105,8 +116,9 @@ def engine(backend: str, jobs: int, stack: Stack) -> Iterator[None]:
 def run_chain(chain: Sequence[tuple[int, Training]], log: Path, stop: Path, caller: int) -> dict[int, dict | None]:
     """One job: numbered trainings that need each other, in order -> what each cost; None for one that was stopped.
 
-    What is up to date is passed over. `caller` is the process that runs all jobs: a worker that has
-    lost it stops, and leaves signals, which reach the whole group, to it.
+    What is up to date is passed over; where another run holds a training, the job ends there with
+    BUSY. `caller` is the process that runs all jobs: a worker that has lost it stops, and leaves
+    signals, which reach the whole group, to it.
     """
     child = os.getppid() == caller
     if os.getpid() != caller:
@@ -116,7 +128,11 @@ def run_chain(chain: Sequence[tuple[int, Training]], log: Path, stop: Path, call
     for number, training in chain:
         if stop.exists():
             break
-        with record.lock(training.out, f".lock.{training.task.name}.{training.fold}"):
+        with ExitStack() as held:
+            try:
+                held.enter_context(record.lock(training.out, f".lock.{training.task.name}.{training.fold}"))
+            except record.RecordError:
+                return costs | {number: BUSY}
             if training.stale():
 
                 def say(line: dict, number: int = number) -> None:

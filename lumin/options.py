@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -115,6 +116,12 @@ def open_study(given: Options, screen: Screen) -> Study:
         asked["weights"] = f"file {record.sha256(start)}"
     chosen = {"seed": 0, "device": "auto", "precision": "auto", "threads": 1 if demo else None}
     chosen |= asdict(DEMO if demo else PAPER) | begun | asked
+    if given.backend == "ray":
+        check_ray(given.jobs, chosen["device"])
+    if begun.get("choice", "") not in ("", *ALTERNATIVES):
+        raise record.RecordError(
+            f"{out} has the choice {begun['choice']}, which is not known here. Name another --out."
+        )
     stack = network.choose(chosen["device"], chosen["precision"], chosen["threads"])
     study = Study(
         data=given.data or (out / "phantom" if demo else default_data()),
@@ -137,3 +144,14 @@ def open_study(given: Options, screen: Screen) -> Study:
     if not given.overwrite:
         record.check(out, study.settings)
     return study
+
+
+def check_ray(jobs: int | None, device: str) -> None:
+    """Say at once what a Ray cluster lacks; this machine says nothing of the others."""
+    if find_spec("ray") is None:
+        raise network.NetworkError("Ray is not installed. Type pip install ray, or leave out --backend.")
+    if (jobs or 1) < 2 or device == "auto":
+        raise network.NetworkError(
+            "A Ray cluster wants to be told of: type --jobs with its number of GPUs (two or more), and --device cuda; "
+            "without GPUs its number of CPUs, and --device cpu."
+        )

@@ -128,7 +128,7 @@ UNSTATED = (
         Alternative("dropout-everywhere", "dropout in MLMC too", {"dropout": 0.3}, SOURCE))),
     Choice("SD over folds", "ddof 1", "five folds are a sample", (
         Alternative("ddof-0", "ddof 0", {"ddof": 0}, READING),)),
-    Choice("TF32 convolutions", "on, on GPUs that have them", "PyTorch's default of the day", (
+    Choice("precision of convolutions", "TF32 on GPUs, bfloat16 on CPUs that have it", "PyTorch's default; speed", (
         Alternative("fp32", "float32 throughout", {"precision": "fp32"}, MACHINE),)),
     Choice("patient split", "one split for all tasks", "else a test patient may be in MLMC training", (
         Alternative("own-split", "MLMC has a split of its own", {"split": "mlmc"}, SOURCE),)),

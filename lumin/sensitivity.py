@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumin import results, split, stats, tables
-from lumin.paper import ALTERNATIVES, CHANCE, FOLDS, READING, SOURCE, SUBTYPE, Alternative
+from lumin.paper import ALTERNATIVES, CHANCE, COMPARED, FOLDS, READING, SOURCE, SUBTYPE, Alternative
 from lumin.results import Mammogram, Scored
 from lumin.tables import Document, Provenance, grid, number
 from lumin.tasks import BY_NAME
@@ -21,6 +21,7 @@ GROUP = "subtype"
 MEASURES = ("auc subtype", "macro subtype")
 GAIN = "gain"
 WHO = (*SUBTYPE, GAIN)
+CHANCES = {alternative.name for alternative in CHANCE.otherwise}
 HEADS = ("baseline", "transfer", "transfer - baseline")
 
 Said = dict[str, Scored]  # luminal task -> what its five models say of the test images
@@ -53,7 +54,8 @@ def measure(said: Said, name: str, weights: NDArray) -> dict[str, Figures]:
 def threshold(labels: NDArray, scores: NDArray) -> float:
     """(n,) validation labels and scores -> the threshold of the best macro F1; of equal ones the nearest to .5.
 
-    Thresholds lie halfway between neighbouring scores; .5 is always one of them.
+    Thresholds lie halfway between neighbouring scores, and .5 is always one of them; that all are of one class is
+    no threshold unless .5 says so.
     """
     levels = np.unique(scores)
     every = np.array([0.5, *(sum(pair) / 2 for pair in pairwise(levels))])
@@ -145,19 +147,26 @@ def opening(rows: Sequence[Mapping]) -> Iterator[str]:
         "Mean (SD) over the five fold models on the test images; change against the first row, with its 95 % interval "
         "over other test patients (both studies judge the same patients, 2,000 draws, models held fixed). The interval "
         "knows nothing of chance in training. That is what the rows `redrawn` are for: nothing of the method changes "
-        "in them. A change is in bold where its interval is clear of 0 and it is larger than every redrawn one; with "
-        "so many intervals a few are clear of 0 by chance."
+        "in them."
     )
-    drawn = [r for r in rows if r["name"] in {a.name for a in CHANCE.otherwise}]
-    for name in MEASURES if drawn else ():
+    drawn = [r for r in rows if r["name"] in CHANCES]
+    if not drawn:
+        yield "No redrawn study is done, so no change can be told from chance, and none is in bold."
+        return
+    yield (
+        "A change is in bold where its interval is clear of 0 and it is larger than every redrawn one. That proves "
+        "little: with so many intervals a few are clear of 0 by chance, and a change that is chance alone is larger "
+        f"than {'the redrawn one' if len(drawn) == 1 else 'both redrawn ones'} one time in {len(drawn) + 1}."
+    )
+    for name in MEASURES:
         most = ", ".join(f"{h} {v:.4f}" for h, v in zip(HEADS, (noise(rows, name, who) for who in WHO), strict=True))
-        yield f"Largest change of the {tables.label(name)} in {len(drawn)} redrawn studies: {most}."
+        yield f"Largest change of the {tables.label(name)} in what is redrawn: {most}."
 
 
 def noise(rows: Sequence[Mapping], name: str, who: str) -> float:
-    """The largest change in a study that differs by chance alone; 0 where none was run."""
-    drawn = {a.name for a in CHANCE.otherwise}
-    return max((abs(r[name][who]["change"]) for r in rows if r["name"] in drawn), default=0.0)
+    """The largest change in a study that differs by chance alone; infinite where none is known."""
+    changes = [r[name][who]["change"] for r in rows if r["name"] in CHANCES]
+    return max((abs(c) for c in changes if c is not None and not np.isnan(c)), default=float("inf"))
 
 
 def grids(rows: Sequence[Mapping]) -> Iterator[str]:
@@ -174,6 +183,8 @@ def grids(rows: Sequence[Mapping]) -> Iterator[str]:
 
 def moved(found: Mapping[str, float], chance: float) -> str:
     """A change with its interval; bold where it is clear of 0 and of chance."""
+    if np.isnan(found["change"]):
+        return "undefined"
     text = f"{found['change']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"
     clear = found["low"] > 0 or found["high"] < 0
     return f"**{text}**" if clear and abs(found["change"]) > chance else text
@@ -188,7 +199,9 @@ def leaked(lost: Mapping[str, Sequence[str]], mammograms: Sequence[Mammogram], o
         yield "## What a split of its own leaks"
         yield (
             f"`own-split`: of the {len(test)} patients in the luminal test set, MLMC was trained on {counts} in folds "
-            f"0 to {FOLDS - 1}, on {len(every)} in any. They are {', '.join(every) or 'none'}."
+            f"0 to {FOLDS - 1}, on {len(every)} in any. They are {', '.join(every) or 'none'}. Not counted: test "
+            "patients on whom the MLMC of a fold chose its epoch, and validation patients of the luminal tasks among "
+            "those that it was trained on."
         )
 
 
@@ -196,16 +209,20 @@ def key() -> Iterator[str]:
     """What each row changes, and why it is otherwise here."""
     yield "## What each row changes"
     lines = [
-        [name, choice.matter, choice.ours, choice.why, alternative.text, trained(alternative)]
+        [name, choice.matter, choice.ours, choice.why, alternative.text, told(trained(alternative))]
         for name, (choice, alternative) in ALTERNATIVES.items()
     ]
     yield grid(["", "matter", "here", "why", "otherwise", "trained anew"], lines)
 
 
-def trained(alternative: Alternative) -> str:
+def told(names: Sequence[str]) -> str:
+    return ", ".join(tables.NAMES[name] for name in names) or "nothing"
+
+
+def trained(alternative: Alternative) -> tuple[str, ...]:
     """Which tasks an alternative trains anew; whatever changes MLMC changes what transfer starts from."""
     if alternative.of == READING:
-        return "nothing"
+        return ()
     if alternative.of == SOURCE:
-        return "MLMC, transfer"
-    return "baseline, transfer" if alternative.of == SUBTYPE else "MLMC, baseline, transfer"
+        return (*SOURCE, SUBTYPE[1])
+    return SUBTYPE if alternative.of == SUBTYPE else COMPARED

@@ -1,11 +1,12 @@
 """Pictures of many studies: every cell over the seeds, and what each silent choice moves."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 
 from matplotlib.ticker import MaxNLocator
 
 from lumin.figures import BLUE, GREY, ORANGE, Files, drawing, files, wording
-from lumin.sensitivity import GAIN, HEADS, MEASURES, WHO, noise
+from lumin.sensitivity import CHANCES, GAIN, HEADS, MEASURES, WHO, noise
 
 
 def replication(content: Mapping) -> Files:
@@ -39,26 +40,30 @@ def sensitivity(content: Mapping) -> Files:
     with drawing(9, 1.6 + 0.42 * max(len(rows), 4)) as figure:
         panels = figure.subplots(len(MEASURES), len(WHO), sharex="row", squeeze=False)
         for name, line in zip(MEASURES, panels, strict=True):
-            ordered = sorted(rows, key=lambda r, name=name: -abs(r[name][GAIN]["change"]))
+            ordered = sorted(rows, key=lambda r, name=name: -abs(r[name][GAIN]["change"] or 0))
             for who, head, axes in zip(WHO, HEADS, line, strict=True):
                 tornado(axes, [(r["name"], r[name][who]) for r in ordered], noise(rows, name, who))
                 axes.set_title(f"{wording(name)}: {head}")
                 axes.tick_params(labelleft=who == WHO[0])
-        told = "; ".join(f"{r['name']} {r[MEASURES[0]][GAIN]['change']:+.3f}" for r in rows)
+        changes = [(r["name"], r[MEASURES[0]][GAIN]["change"]) for r in rows]
+        told = "; ".join(f"{name} {'undefined' if change is None else f'{change:+.3f}'}" for name, change in changes)
+        chance = " grey, as far as chance alone went in redrawn trainings;" * any(r["name"] in CHANCES for r in rows)
         text = (
             "Change of each measure when one choice is made otherwise: bar, mean over five fold models; line, 95 % "
-            "interval over test patients; grey, as far as chance alone went in redrawn trainings. Rows by the size of "
-            f"the change in transfer - baseline. Change of that in AUC: {told or 'none'}."
+            f"interval over test patients;{chance} rows by the size of the change in transfer - baseline. Change of "
+            f"that in AUC: {told or 'none'}."
         )
         return files("sensitivity", figure, title, text)
 
 
 def tornado(axes: object, rows: Sequence[tuple[str, Mapping]], chance: float) -> None:
     """(name, change with its interval) from top to bottom."""
-    axes.axvspan(-chance, chance, color=GREY, alpha=0.15, lw=0)
+    if isfinite(chance):
+        axes.axvspan(-chance, chance, color=GREY, alpha=0.15, lw=0)
     axes.axvline(0, color=GREY, lw=0.5)
     for y, (_, found) in enumerate(rows):
-        axes.barh(y, found["change"], 0.6, color=BLUE if found["change"] > 0 else ORANGE)
+        change = found["change"] or 0  # undefined where the test set lacks a class
+        axes.barh(y, change, 0.6, color=BLUE if change > 0 else ORANGE)
         if None not in (found["low"], found["high"]):
             axes.plot([found["low"], found["high"]], [y, y], color="black", lw=0.8)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])

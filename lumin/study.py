@@ -11,7 +11,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -77,8 +77,8 @@ def prepare(study: Study) -> None:
     record.write(study.out / "cohort.csv", cohort.cohort_csv(found.mammograms, groups))
     record.write(study.out / "flow.json", json.dumps(found.flow, indent=1) + "\n")
     record.write(sources, cohort.sources_csv(found.mammograms, study.data, listing))
-    record.commit(study.out, "prepare", files, inputs, {name: version(name) for name in ("pillow", "pydicom")})
     record.commit(study.out, "sources", ["sources.csv"], {}, {}, part="unverified")
+    record.commit(study.out, "prepare", files, inputs, {name: version(name) for name in ("pillow", "pydicom")})
     memory = max(resource.getrusage(kind).ru_maxrss for kind in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     seconds = time.perf_counter() - started
     note(
@@ -257,6 +257,15 @@ def lacking(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]:
     return todo
 
 
+def check_splits(study: Study, names: Collection[str]) -> None:
+    """Refuse what ends in a table whose tasks do not share a test set, before it is trained."""
+    for table, wanted in TABLES.items():
+        if set(wanted) <= set(names) and len({study.tasks[name].split for name in wanted}) > 1:
+            raise record.RecordError(
+                f"In {study.out} MLMC has a split of its own, so {table} cannot be made. Type another command or --out."
+            )
+
+
 def begin(study: Study, todo: Sequence[Training]) -> None:
     """Enter the settings before the first training; the weights that it starts from must be there, and images."""
     if study.recipe.weights.startswith("file") and study.start is None:
@@ -298,6 +307,7 @@ def provenance(study: Study) -> tables.Provenance:
         if ours[k] not in (v, None) and not (otherwise and k in otherwise.changes)
     ]
     kind = record.read(study.out)["settings"]["cohort"]
+    departures += ["convolutions in bfloat16"] * (study.stack.precision == "bf16")
     return tables.Provenance(kind, study.seed, record.sha256(study.out / "split.csv"), departures)
 
 

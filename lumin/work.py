@@ -37,6 +37,8 @@ def learn(runs: Sequence[Study], names: Iterable[str], folds: Iterable[int] = ra
     first, wanted = runs[0], list(product(names, folds))
     if not wanted:
         return
+    for run in runs:
+        study.check_splits(run, names)
     with ExitStack() as stack:
         for run in runs:
             stack.enter_context(record.lock(run.out, ".lock.trainings", shared=True))
@@ -60,29 +62,34 @@ def learn(runs: Sequence[Study], names: Iterable[str], folds: Iterable[int] = ra
 
 def announce(run: Study, todo: Sequence[Training]) -> None:
     """Say what is about to be computed, how large it is and how long it may take."""
-    height, width, where = run.recipe.height, run.recipe.width, run.stack.device
+    height, width = run.recipe.height, run.recipe.width
     parameters, flops = network.size(height, width)
     run.screen.say(
         f"ResNet-18 at {height} x {width}: {parameters / 1e6:.1f} million parameters, {flops / 1e9:.2f} GFLOP an image "
-        f"(one way)."
+        f"(one way).\n{cost(run, todo)}"
     )
-    pace, how = measured(run, {training.out for training in todo})
-    if not pace:  # forward and backward are three passes; a validation image is a third of a training image
-        pace, how = network.speed(run.stack) / (3 * flops) / 1.08, "from the speed of a matrix product"
-    each = sum(training.epochs * len(training.train) for training in todo) / pace / 3600
-    folders = len({training.out for training in todo})
+
+
+def cost(run: Study, todo: Sequence[Training]) -> str:
+    """How many trainings on what, and for how long at most, if none stops early."""
+    where, folders = run.stack.device, len({training.out for training in todo})
     what = f"{len(todo)} trainings" + (f" in {folders} folders" if folders > 1 else "")
-    run.screen.say(
-        f"{what} on {where} in {run.stack.precision}, {run.jobs} at once: at most about {duration(each / run.jobs)}"
-        + (f", {each:.1f} {'GPU' if where != 'cpu' else 'core'}-hours" if each > 1 else "")
-        + f" ({pace:.0f} images/s, {how})."
-    )
+    text = f"{what} on {where} in {run.stack.precision}, {run.jobs} at once"
+    pace, how = measured(run, {training.out for training in todo})
+    if not pace and run.backend != "loky":  # the machines that train are others
+        return f"{text}; none was timed here before."
+    if not pace:  # forward and backward are three passes; a validation image is a third of a training image
+        _, flops = network.size(run.recipe.height, run.recipe.width)
+        pace, how = network.speed(run.stack) / (3 * flops) / 1.08, "from the speed of a matrix product"
+    hours = sum(training.epochs * len(training.train) for training in todo) / pace / 3600
+    each = f", {hours:.1f} {'core' if where == 'cpu' else 'GPU'}-hours" if hours > 1 else ""
+    return f"{text}: at most about {duration(hours / run.jobs)}{each} ({pace:.0f} images/s, {how})."
 
 
 def measured(run: Study, folders: Iterable[Path]) -> tuple[float, str]:
     """Images a second of trainings so far, of this size on this stack, and of how many; 0 where there are none."""
     found = []
-    for path in {out / "run.json" for out in (run.out, *folders)}:
+    for path in {out / "run.json" for out in (run.out, run.out.parent, *folders)}:
         about = json.loads(path.read_text()) if path.exists() else {"settings": {}, "stages": {}}
         if all(about["settings"].get(name) == run.settings[name] for name in ("height", "width", *MACHINE)):
             found += [cost["images_per_second"] for name, cost in about["stages"].items() if name.startswith("train/")]

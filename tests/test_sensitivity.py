@@ -1,6 +1,7 @@
 """What moves when a choice is made otherwise: thresholds, changes and leaks by hand and against scikit-learn."""
 
 import json
+import sys
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -131,6 +132,23 @@ def test_the_bootstrap_is_paired(out, tmp_path):
     for name in MEASURES:
         for who in WHO:
             assert [row[name][who][f] for f in ("change", "least", "most", "low", "high")] == [0] * 5
+
+
+def test_without_a_redrawn_study_nothing_is_bold(out, tmp_path):
+    made = sensitivity.sensitivity(out, {"padding": write(tmp_path / "padding", 0.3)}, MAMMOGRAMS, ABOUT)
+    assert "none is in bold" in made.markdown
+    assert "**+" not in made.markdown
+    assert "chance" not in json.loads(spreads.sensitivity(json.loads(made.json))["figures/sensitivity.json"])["text"]
+
+
+def test_an_undefined_auc_is_told_and_drawn(out, tmp_path, monkeypatch):
+    """A test set of one class."""
+    one = [m for m in MAMMOGRAMS if m.luminal or m.luminal is None or ROLES[m.patient] != "test"]
+    monkeypatch.setattr(sys.modules[__name__], "MAMMOGRAMS", one)
+    folders = {"padding": write(tmp_path / "a"), "redrawn-1": write(tmp_path / "b")}
+    made = sensitivity.sensitivity(write(tmp_path / "c"), folders, one, ABOUT)
+    assert "undefined" in made.markdown
+    assert "padding undefined" in spreads.sensitivity(json.loads(made.json))["figures/sensitivity.json"]
 
 
 # ---- leak --------------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """Many studies through the command line: what is shared, what is trained anew, killed and gone on with."""
 
 import json
+import os
 import re
+import shutil
+import signal
 from collections import Counter
 
 import numpy as np
@@ -105,7 +108,7 @@ def test_many_seeds_interrupted_again_and_again(tmp_path, trained, monkeypatch):
     def broken(training, say, stop):
         if len(trained) in (1, 30, 75):  # in the first seed, in the second, before the last training
             trained.append(("", "interrupted"))
-            raise train.Interrupted(training.stage)
+            os.kill(os.getpid(), signal.SIGTERM)
         return whole(training, say, stop)
 
     monkeypatch.setattr(train, "run", broken)
@@ -214,15 +217,66 @@ def test_a_choice_in_a_folder_begun_with_other_settings(varied):
     assert "another --out" in refused(2, *words, "--seed", 4)
 
 
+@pytest.mark.slow
+def test_what_was_made_otherwise_is_no_row(varied, tmp_path):
+    """A folder of other settings, or of another study, is left out of the table and never added to."""
+    out, _, _ = varied
+    rows = lambda: {r["name"] for r in json.loads((out / "tables/sensitivity.json").read_text())["rows"]}  # noqa: E731
+    assert rows() == {"", *ONLY, "tuned-threshold"}
+    shutil.copytree(out / "sensitivity/no-sampler", out / "sensitivity/dropout-0")
+    done("sensitivity", "--demo", "--out", out, "--only", "ddof-0")
+    assert rows() == {"", *ONLY, "tuned-threshold"}
+    done("sensitivity", "--demo", "--out", out, "--only", "ddof-0", "--epochs", 2, "--overwrite")
+    assert rows() == {"", "ddof-0", "tuned-threshold"}
+    before = files(out / "sensitivity/no-sampler")
+    assert "made with other settings" in refused(2, "sensitivity", "--demo", "--out", out, "--only", "no-sampler")
+    assert files(out / "sensitivity/no-sampler") == before
+    assert "itself" in refused(2, "sensitivity", "--demo", "--out", out / "sensitivity/padding", "--only", "cosine")
+
+
+@pytest.mark.slow
+def test_what_one_run_is_at_does_not_stop_the_rest(tmp_path, trained):
+    out = tmp_path / "out"
+    done("split", "--demo", "--out", out)
+    with record.lock(out, ".lock.mass-calc.3"):
+        message = refused(2, "train", "--demo", "--out", out, "--jobs", 1)
+    assert "train/mass-calc/fold3" in message
+    assert len(trained) == 24
+    done("train", "--demo", "--out", out)
+    assert len(trained) == 25
+
+
+def test_a_table_of_two_splits_is_refused_before_training(tmp_path, trained):
+    done("split", "--demo", "--out", tmp_path / "out")
+    manifest = record.read(tmp_path / "out")
+    manifest["settings"]["choice"] = "own-split"
+    (tmp_path / "out/manifest.json").write_text(json.dumps(manifest))
+    for verb in ("table2a", "all"):
+        assert "split of its own" in refused(2, verb, "--demo", "--out", tmp_path / "out", "--jobs", 1)
+    manifest["settings"]["choice"] = "fortune"
+    (tmp_path / "out/manifest.json").write_text(json.dumps(manifest))
+    assert "fortune" in refused(2, "split", "--demo", "--out", tmp_path / "out")
+    assert not trained
+
+
+def test_a_choice_that_is_made_anyway_is_not_trained(tmp_path, trained):
+    words = ("sensitivity", "--demo", "--out", tmp_path / "out", "--precision", "fp32", "--only", "fp32")
+    assert "Not run: redrawn-1" in done(*words)
+    assert {name for name, _ in trained} == {"out"}
+
+
 def test_an_unknown_choice_names_those_there_are(tmp_path):
     message = refused(2, "sensitivity", "--demo", "--out", tmp_path / "out", "--only", "fortune")
     assert "own-split" in message
 
 
-@pytest.mark.parametrize(("words", "hint"), [(("--backend", "dask"), "loky or ray"), (("--backend", "ray"), "--jobs")])
-def test_a_backend_that_cannot_be(tmp_path, trained, words, hint):
-    assert hint in refused(2, "train", "mlmc", "--fold", 0, "--demo", "--out", tmp_path / "out", "--jobs", 1, *words)
-    assert not trained
+@pytest.mark.parametrize(("words", "hint"), [(("dask",), "'loky', 'ray'"), (("ray", "--jobs", 1), "number of GPUs"),
+    (("ray", "--jobs", 2), "--device cuda")])  # fmt: skip
+def test_a_backend_that_cannot_be(tmp_path, words, hint):
+    """Before anything is fetched, read or made."""
+    pytest.importorskip("ray")
+    assert hint in refused(2, "all", "--demo", "--out", tmp_path / "out", "--backend", *words)
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_task_of_the_comparison_is_the_papers():
