@@ -49,6 +49,9 @@ def run(
     work = chains(trainings)
     here = out.resolve()  # a worker may have another working directory
     log, stop = (here / f".{name}.{os.uname().nodename}.{os.getpid()}" for name in ("progress", "stop"))
+    for old in here.glob(f".progress.{os.uname().nodename}.*"):
+        if not Path(f"/proc/{old.suffix[1:]}").exists():
+            old.unlink(missing_ok=True)  # of a run that was killed
     log.write_text("")
 
     def pass_on(line: dict) -> None:

@@ -155,6 +155,7 @@ def _edit(out: Path) -> Iterator[dict]:
     out.mkdir(parents=True, exist_ok=True)
     with open(out / ".manifest.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        sweep(out / MANIFEST)
         manifest = read(out)
         yield manifest
         write(out / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")

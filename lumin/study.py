@@ -100,7 +100,8 @@ def recorded(study: Study) -> dict:
 
 def images_settings(study: Study) -> dict:
     """What the images depend on besides the DICOM files."""
-    other = {name: value for name, value in asdict(study.recipe).items() if name in PIXELS and value != PIXELS[name]}
+    ours = asdict(study.recipe)
+    other = {name: str(ours[name]) for name, usual in PIXELS.items() if ours[name] != usual}
     other |= {"corrections": record.sha256(corrections.FILE)} if study.cleaned else {}
     return {"size": [study.recipe.height, study.recipe.width], "version": VERSIONS["prepare"], **other}
 

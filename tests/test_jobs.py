@@ -1,6 +1,7 @@
 """Many trainings at once: which wait for which, whose lines are passed on, what comes back."""
 
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -176,8 +177,12 @@ def test_what_is_up_to_date_is_passed_over(tmp_path, pretended):
 
 
 def test_nothing_of_its_own_is_left_in_the_folder(tmp_path, pretended):
+    for process in (2**22 + 1, os.getpid()):  # no process has the first number; the second one is at work
+        (tmp_path / f".progress.{os.uname().nodename}.{process}").write_text("")
+    (tmp_path / f".progress.elsewhere.{2**22 + 1}").write_text("")
     jobs.run(tmp_path, everything(tmp_path)[:2], 1, lambda training, line: None)
-    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith((".progress", ".stop"))]
+    left = [p.name for p in tmp_path.iterdir() if p.name.startswith((".progress", ".stop"))]
+    assert left == [f".progress.elsewhere.{2**22 + 1}"]
 
 
 def test_an_error_of_a_training_reaches_the_caller_and_the_others_stay(tmp_path, pretended, monkeypatch):

@@ -48,6 +48,12 @@ def test_a_write_is_whole_and_readable_by_others(tmp_path):
     assert parts(tmp_path) == []
 
 
+def test_what_a_killed_run_left_of_the_manifest_goes_with_the_next_entry(made):
+    (made / ".manifest.json.k1ll3d.part").write_text("{")
+    record.commit(made, "split", ["split.csv"], {}, STACK)
+    assert parts(made) == []
+
+
 def test_a_failure_leaves_the_old_content(tmp_path):
     path = tmp_path / "weights.safetensors"
     record.write(path, "old")
