@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import f_oneway
 
-from lumin import replication, results, tables
+from lumin import replication, results, spreads, tables
 from lumin.paper import FOLDS, Published
 from lumin.replication import LEVELS, ReplicationError, difference_parts, one_way, parse_seeds, parts, spread, tally
 
@@ -322,3 +322,21 @@ def test_it_reads_what_tables_write(tmp_path, monkeypatch):
     claims = json.loads(made.json)["claims"]
     assert [len(claim["tests"]) for claim in claims] == [len(claim["tests"]) for claim in parsed["claims"]]
     assert made.markdown.count("of 1") >= sum(len(claim["tests"]) for claim in claims)
+
+
+# ---- the figure --------------------------------------------------------------------------------------
+
+
+def test_the_figure_has_every_cell_and_says_its_range():
+    content = json.loads(replication.replication([run(0), run(1, 0.1)]).json)
+    made = spreads.replication(content)
+    assert made == spreads.replication(content)
+    about = json.loads(made["figures/replication.json"])
+    assert about["title"] == "Every cell of Table 2 over 2 seeds"
+    assert about["text"].count("0.620 to 0.720") == 24  # cells of five classifiers in their groups
+    assert b"luminal-transfer, AUC" in made["figures/replication.svg"]
+
+
+def test_the_values_of_every_seed_are_kept():
+    (cell,) = cells(replication.replication([run(0), run(1, 0.1)]), task="mlmc", cell="mass", level=LEVELS[0])
+    assert cell["values"] == [0.62, 0.72]
