@@ -41,8 +41,8 @@ audit, cohort, doctor, fetch, figure2, gallery = map(Room, ("audit", "cohort", "
 jobs, network, options, phantom, preprocess, record = map(
     Room, ("jobs", "network", "options", "phantom", "preprocess", "record")
 )
-replication, series, split, study = map(Room, ("replication", "series", "split", "study"))
-train, verify, work = map(Room, ("train", "verify", "work"))
+replication, sensitivity, series, split = map(Room, ("replication", "sensitivity", "series", "split"))
+study, train, verify, work = map(Room, ("study", "train", "verify", "work"))
 
 BARS = 25  # on the screen at once
 USAGE, DATA, DIFFERENCE, INTERRUPTED = 2, 3, 4, 130  # exit codes
@@ -58,7 +58,7 @@ def option(text: str, *names: str, panel: str = "The run", **more: object) -> ob
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False, **more)
 
 
-MACHINE = "The machine (part of the record: on one stack the same bytes)"
+MACHINE_PANEL = "The machine (part of the record: on one stack the same bytes)"
 
 
 Backend = StrEnum("Backend", ["loky", "ray"])
@@ -85,11 +85,13 @@ class Options:
     )
     epochs: Annotated[int | None, option("At most this many epochs. [100; demo: 10 and 12]", min=1)] = None
     overwrite: Annotated[bool, option("Begin anew: remove all recorded outputs, trainings too.", "--overwrite")] = False
-    device: Annotated[str | None, option("auto, cpu, cuda or cuda:1. [auto]", panel=MACHINE)] = None
-    precision: Annotated[str | None, option("auto, tf32, fp32 or bf16. [auto]", panel=MACHINE)] = None
-    threads: Annotated[int | None, option("Threads of one training. [all cores; demo: 1]", panel=MACHINE, min=1)] = None
-    jobs: Annotated[int | None, option("Trainings at once. [1; demo: all cores]", panel=MACHINE, min=1)] = None
-    backend: Annotated[Backend, option("loky: this machine; ray: a Ray cluster. [loky]", panel=MACHINE)] = "loky"
+    device: Annotated[str | None, option("auto, cpu, cuda or cuda:1. [auto]", panel=MACHINE_PANEL)] = None
+    precision: Annotated[str | None, option("auto, tf32, fp32 or bf16. [auto]", panel=MACHINE_PANEL)] = None
+    threads: Annotated[
+        int | None, option("Threads of one training. [all cores; demo: 1]", panel=MACHINE_PANEL, min=1)
+    ] = None
+    jobs: Annotated[int | None, option("Trainings at once. [1; demo: all cores]", panel=MACHINE_PANEL, min=1)] = None
+    backend: Annotated[Backend, option("loky: this machine; ray: a Ray cluster. [loky]", panel=MACHINE_PANEL)] = "loky"
 
 
 def command(verb: Callable) -> Callable:
@@ -193,7 +195,7 @@ class Screen:
 # ---- verbs ---------------------------------------------------------------------------------------
 
 TaskName = StrEnum("TaskName", {task.name: task.name for task in TASKS})
-Choice = StrEnum("Choice", {name: name for name in ALTERNATIVES})
+AlternativeName = StrEnum("AlternativeName", {name: name for name in ALTERNATIVES})
 Output = StrEnum("Output", {name: name for name in BY_NAME["mlmc"].outputs})
 
 
@@ -387,11 +389,13 @@ def replicate(
 @command
 def sensitivity_(
     run: "options.Study",
-    only: Annotated[list[Choice] | None, option("One row of the table; may be given more than once. [all]")] = None,
+    only: Annotated[
+        list[AlternativeName] | None, option("One row of the table; may be given more than once. [all]")
+    ] = None,
 ) -> None:
-    """The luminal comparison with one silent choice at a time made otherwise, in OUT/sensitivity."""
+    """The luminal comparison with one choice at a time made otherwise, in OUT/sensitivity."""
     series.vary(run, [ALTERNATIVES[name][1] for name in only or ALTERNATIVES])
-    render(gallery.spread(run, "sensitivity", series.compared(run)).split("\n\n## What")[0])
+    render(gallery.spread(run, "sensitivity", series.compared(run)).split(sensitivity.DETAILS)[0])
     say(f"\nWhat each row changes, and why, is in {run.out / 'tables/sensitivity.md'}; drawn in {run.out / 'figures'}.")
 
 

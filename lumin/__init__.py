@@ -34,7 +34,7 @@ The map of the house. Data flows downwards; a module imports only what is named 
     spreads     pictures of many studies                                 <- figures, sensitivity
     options     what is asked for -> a Study                             <- paper, network, record, tasks, train
     study <- paper, sheet, corrections, cohort, options, phantom, preprocess, record, split, tasks, network, train, tables
-    work        stages by one process at a time, trainings as one graph  <- paper, options, network, record, train, jobs, study
+    work        stages by one process at a time, trainings as one pool  <- paper, options, network, record, train, jobs, study
     series      the study with other seeds, and with choices made otherwise <- paper, options, cohort, network, record, tasks, tables, sensitivity, study, work
     gallery <- cohort, preprocess, record, options, network, tables, tasks, train, gradcam, pointing, figures, figure2, report, spreads
 

@@ -43,15 +43,17 @@ def run(
     """Run what is to be trained, `jobs` at once on a backend of joblib -> what each cost.
 
     `say` is called with each epoch's line and its training. SIGINT and SIGTERM let the running
-    steps end, save where they are and raise Interrupted; a second one kills. `out` is where all
-    processes, on whatever machine, can read and write.
+    steps end, save where they are and raise Interrupted; a second one kills. `out` holds files of
+    progress meanwhile, which every worker must see. Raises JobsError where the backend has no room
+    for so many, and RecordError where another run holds a training; the others are done first.
     """
     work = chains(trainings)
     here = out.resolve()  # a worker may have another working directory
     log, stop = (here / f".{name}.{os.uname().nodename}.{os.getpid()}" for name in ("progress", "stop"))
-    for old in here.glob(f".progress.{os.uname().nodename}.*"):
+    for old in [path for path in (log, stop) for path in here.glob(f"{path.stem}.*")]:
         if not Path(f"/proc/{old.suffix[1:]}").exists():
             old.unlink(missing_ok=True)  # of a run that was killed
+    stop.unlink(missing_ok=True)  # process ids come again, in a container always
     log.write_text("")
 
     def pass_on(line: dict) -> None:
@@ -59,21 +61,24 @@ def run(
 
     numbers = {place(training): number for number, training in enumerate(trainings)}
     try:
-        # Ray listens to signals too: first it, then we
+        # Ray installs signal handlers of its own, so ours come after them
         with engine(backend, jobs, trainings[0].stack), stopping(stop), following(log, pass_on):
             calls = (
                 delayed(run_chain)([(numbers[place(t)], absolute(t)) for t in chain], log, stop, os.getpid())
                 for chain in work
             )
             at_once = min(jobs, len(work))
-            if backend == "ray":  # of one, joblib would make none, and train here
+            if backend == "ray":  # with n_jobs=1 joblib would leave it alone and train in this process
                 at_once = max(at_once, 2)
             done = Parallel(n_jobs=at_once, batch_size=1, pre_dispatch="all")(calls)
         costs = {place(trainings[number]): cost for some in done for number, cost in some.items()}
         if stop.exists() or None in costs.values():
-            raise Interrupted(", ".join(t.stage for t in trainings if t.checkpoint.exists()))
-        if busy := ", ".join(stage for (_, stage), cost in costs.items() if cost == BUSY):
-            raise record.RecordError(f"Another run is at {busy}. The rest is done: wait, and type the same command.")
+            raise Interrupted(", ".join(f"{t.stage} of {t.out}" for t in trainings if t.checkpoint.exists()))
+        if busy := ", ".join(f"{stage} of {out}" for (out, stage), cost in costs.items() if cost == BUSY):
+            raise record.RecordError(
+                f"Another run is training {busy}. All that does not start from it is done. Wait until it ends, and "
+                "type the same command."
+            )
         return costs
     except TerminatedWorkerError as error:
         raise Interrupted("a process that was killed, perhaps for lack of memory (try fewer --jobs)") from error
@@ -110,7 +115,10 @@ def engine(backend: str, jobs: int, stack: Stack) -> Iterator[None]:
         register_ray()
         kind = "GPU" if stack.device.startswith("cuda") else "CPU"
         if (there := int(ray.cluster_resources().get(kind, 0))) < jobs:
-            raise JobsError(f"The Ray cluster has {there} {kind}s, too few for --jobs {jobs}.")
+            raise JobsError(
+                f"The Ray cluster has {there} {kind}s for {jobs} trainings at once. Type --jobs with at most their "
+                "number, or start more nodes."
+            )
         options = {"ray_remote_args": {"num_gpus": int(kind == "GPU")}}
     with parallel_config(backend, **options):
         yield
@@ -128,6 +136,10 @@ def run_chain(chain: Sequence[tuple[int, Training]], log: Path, stop: Path, call
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
     costs: dict[int, dict | None] = {}
+
+    def asked() -> bool:
+        return stop.exists() or (child and os.getppid() != caller)
+
     for number, training in chain:
         if stop.exists():
             break
@@ -145,7 +157,6 @@ def run_chain(chain: Sequence[tuple[int, Training]], log: Path, stop: Path, call
                 for name in (*training.files, training.checkpoint.relative_to(training.out)):
                     record.sweep(training.out / name)
                 try:
-                    asked = lambda: stop.exists() or (child and os.getppid() != caller)  # noqa: E731
                     costs[number] = train.run(training, say, asked)
                 except Interrupted:
                     return costs | {number: None}

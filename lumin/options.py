@@ -11,10 +11,10 @@ from typing import Protocol
 from lumin import network, record
 from lumin.network import Stack
 from lumin.paper import ALTERNATIVES, DEMO, PAPER, Recipe
-from lumin.tasks import BY_NAME, Task, changed
+from lumin.tasks import BY_NAME, Task, alternative_tasks
 from lumin.train import Training
 
-MACHINE = ("device", "precision", "threads")  # settled by the first training, not by the images
+STACK_SETTINGS = ("device", "precision", "threads")  # settled by the first training, not by the images
 
 
 class Screen(Protocol):
@@ -50,7 +50,7 @@ class Options(Protocol):
 
 @dataclass(frozen=True)
 class Study:
-    """The resolved options of one run."""
+    """The resolved options of one outputs folder: what is made there, of what, and how."""
 
     data: Path
     out: Path
@@ -64,29 +64,33 @@ class Study:
     overwrite: bool
     screen: Screen
     cleaned: bool = False
-    choice: str = ""  # the alternative of paper.ALTERNATIVES that is taken; "": none
+    alternative: str = ""  # name of the one of paper.ALTERNATIVES that this study is; "": none
     backend: str = "loky"
 
     @property
     def tasks(self) -> dict[str, Task]:
         """The five tasks by name, as this study has them."""
-        return changed(ALTERNATIVES[self.choice][1]) if self.choice else BY_NAME
+        return alternative_tasks(ALTERNATIVES[self.alternative][1]) if self.alternative else BY_NAME
 
     @property
     def lasting(self) -> dict:
-        """The settings that hold from the images on, whatever the machine that trains."""
-        return {name: value for name, value in self.settings.items() if name not in MACHINE}
+        """`settings` without the machine that trains: all that is fixed once the images are made."""
+        return {name: value for name, value in self.settings.items() if name not in STACK_SETTINGS}
 
     @property
     def settings(self) -> dict:
-        """What one outputs folder holds one value of."""
-        return self.method | ({"choice": self.choice} if self.choice else {})
+        """What manifest.json holds once for the whole folder; another value needs another folder."""
+        return self.method | ({"alternative": self.alternative} if self.alternative else {})
 
     @property
     def method(self) -> dict:
-        """The settings that a training depends on besides its task's."""
+        """What every training depends on besides its Task.
+
+        Without the alternative's name, so that a training that the alternative does not change has the same inputs
+        here and in the study that it is held against, and is shared.
+        """
         kind = self.stack.device.split(":")[0]
-        machine = dict(zip(MACHINE, (kind, self.stack.precision, self.stack.threads), strict=True))
+        machine = dict(zip(STACK_SETTINGS, (kind, self.stack.precision, self.stack.threads), strict=True))
         cleaning = {"cleaned": True} if self.cleaned else {}  # named only where the cohort is not as published
         return {"demo": self.demo, "seed": self.seed, **asdict(self.recipe), **machine, **cleaning}
 
@@ -106,7 +110,9 @@ def open_study(given: Options, screen: Screen) -> Study:
     out = given.out or (base / "demo" if given.demo else base)
     begun = {} if given.overwrite else record.read(out)["settings"]
     demo = given.demo or begun.get("demo", False)
-    asked = {name: getattr(given, name) for name in ("seed", "weights", *MACHINE) if getattr(given, name) is not None}
+    asked = {
+        name: getattr(given, name) for name in ("seed", "weights", *STACK_SETTINGS) if getattr(given, name) is not None
+    }
     if given.epochs:
         asked |= {"abnormality_epochs": given.epochs, "luminal_epochs": given.epochs}
     start = None if given.weights in (None, "imagenet", "random") else Path(given.weights)
@@ -118,10 +124,8 @@ def open_study(given: Options, screen: Screen) -> Study:
     chosen |= asdict(DEMO if demo else PAPER) | begun | asked
     if given.backend == "ray":
         check_ray(given.jobs, chosen["device"])
-    if begun.get("choice", "") not in ("", *ALTERNATIVES):
-        raise record.RecordError(
-            f"{out} has the choice {begun['choice']}, which is not known here. Name another --out."
-        )
+    if (alternative := begun.get("alternative", "")) not in ("", *ALTERNATIVES):
+        raise record.RecordError(f"{out} is the alternative {alternative}, not known here. Name another --out.")
     stack = network.choose(chosen["device"], chosen["precision"], chosen["threads"])
     study = Study(
         data=given.data or (out / "phantom" if demo else default_data()),
@@ -136,7 +140,7 @@ def open_study(given: Options, screen: Screen) -> Study:
         overwrite=given.overwrite,
         screen=screen,
         cleaned=given.cleaned or begun.get("cleaned", False),
-        choice=begun.get("choice", ""),
+        alternative=alternative,
         backend=given.backend,
     )
     if out.resolve().is_relative_to(study.data.resolve()):
@@ -147,11 +151,11 @@ def open_study(given: Options, screen: Screen) -> Study:
 
 
 def check_ray(jobs: int | None, device: str) -> None:
-    """Say at once what a Ray cluster lacks; this machine says nothing of the others."""
+    """Refuse at once what would fail on a Ray cluster only after the images are made."""
     if find_spec("ray") is None:
-        raise network.NetworkError("Ray is not installed. Type pip install ray, or leave out --backend.")
+        raise record.RecordError("Ray is not installed. Type pip install ray, or leave out --backend.")
     if (jobs or 1) < 2 or device == "auto":
-        raise network.NetworkError(
-            "A Ray cluster wants to be told of: type --jobs with its number of GPUs (two or more), and --device cuda; "
-            "without GPUs its number of CPUs, and --device cpu."
+        raise record.RecordError(
+            "--backend ray needs the cluster's size and kind, which this machine cannot know. Type --device cuda "
+            "--jobs N for N GPUs, or --device cpu --jobs N for N CPUs; N is two or more."
         )

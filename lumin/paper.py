@@ -79,8 +79,8 @@ class Alternative(NamedTuple):
     """A choice made otherwise, as values: one row of the sensitivity table.
 
     changes    field -> value
-    of         whose fields: the rows in tasks.py of these names, or one of
-               "recipe" (Recipe), "machine" (the stack), "reading" (how finished predictions are read)
+    of         whose fields: the rows in tasks.py of these names, or one of OF_RECIPE (Recipe), OF_STACK (where and
+               how it is computed) and OF_READING (how finished predictions are read)
     """
 
     name: str
@@ -95,10 +95,10 @@ class Choice(NamedTuple):
     matter: str
     ours: str
     why: str
-    otherwise: tuple[Alternative, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
 
 
-RECIPE, MACHINE, READING = ("recipe",), ("machine",), ("reading",)
+OF_RECIPE, OF_STACK, OF_READING = ("recipe",), ("stack",), ("reading",)  # Alternative.of, beside task names
 SOURCE, SUBTYPE = ("mlmc",), ("luminal-baseline", "luminal-transfer")  # what transfer comes from, and what is compared
 COMPARED = (*SOURCE, *SUBTYPE)
 
@@ -122,14 +122,14 @@ UNSTATED = (
     Choice("batch normalisation", "trained like every layer", "`all layers` are tuned (2.2.3)", (
         Alternative("frozen-norm", "as in the starting weights", {"frozen_norm": True}, COMPARED),)),
     Choice("decision", "probability 0.5; argmax of two", "no tuning is mentioned", (
-        Alternative("tuned-threshold", "the best on the fold's validation images", {"decision": "tuned"}, READING),)),
+        Alternative("tuned-threshold", "the best on the validation images", {"decision": "tuned"}, OF_READING),)),
     Choice("weighted sampler, dropout", "in the luminal tasks only", "stated for them alone (2.2.1)", (
         Alternative("sampler-everywhere", "the sampler in MLMC too", {"sampler": True}, SOURCE),
         Alternative("dropout-everywhere", "dropout in MLMC too", {"dropout": 0.3}, SOURCE))),
     Choice("SD over folds", "ddof 1", "five folds are a sample", (
-        Alternative("ddof-0", "ddof 0", {"ddof": 0}, READING),)),
+        Alternative("ddof-0", "ddof 0", {"ddof": 0}, OF_READING),)),
     Choice("precision of convolutions", "TF32 on GPUs, bfloat16 on CPUs that have it", "PyTorch's default; speed", (
-        Alternative("fp32", "float32 throughout", {"precision": "fp32"}, MACHINE),)),
+        Alternative("fp32", "float32 throughout", {"precision": "fp32"}, OF_STACK),)),
     Choice("patient split", "one split for all tasks", "else a test patient may be in MLMC training", (
         Alternative("own-split", "MLMC has a split of its own", {"split": "mlmc"}, SOURCE),)),
     Choice("identical images", "their patients stay together", "else a patient-wise split still leaks"),
@@ -155,12 +155,12 @@ CHANCE = Choice("chance", "one draw of first weights, order, augmentation, dropo
 ))
 # fmt: on
 
-ALTERNATIVES = {a.name: (choice, a) for choice in (CHANCE, *UNSTATED, *STATED) for a in choice.otherwise}
+ALTERNATIVES = {a.name: (choice, a) for choice in (CHANCE, *UNSTATED, *STATED) for a in choice.alternatives}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How all five tasks are run alike; every default is the paper or a row of UNSTATED."""
+    """How all five tasks are run alike; every default is the paper or a row of UNSTATED; `redraw` is CHANCE."""
 
     height: int = HEIGHT
     width: int = WIDTH
@@ -168,7 +168,7 @@ class Recipe:
     luminal_epochs: int = 100
     test_share: float | None = None  # None: Table 1's counts, or its 10 % for another cohort
     weights: str = "imagenet"
-    window: str = "LINEAR"  # or SIGMOID
+    window: str = "LINEAR"  # VOI LUT Function; or SIGMOID
     keep_aspect: bool = False  # pad instead of stretching
     quality: int | None = 95  # of the JPEGs; None: PNG, which loses nothing
     redraw: int = 0  # another draw of all that a training draws, the patients' split the same

@@ -261,7 +261,7 @@ def preprocess(path: Path, recipe: Recipe) -> Prepared:
     stored, header = read_pixels(path)
     with _naming(path):
         image = to_8bit(stored, header)
-        box = breast_box(image)  # where the background is black, so not in a SIGMOID's
+        box = breast_box(image)  # of the linear image: SIGMOID lifts the background above 0, and all would be breast
         if box is None:
             raise ImageError(f"the image is black all over. {ADVICE}")
         image = image if recipe.window == "LINEAR" else to_8bit(stored, header, recipe.window)

@@ -197,7 +197,7 @@ def sections(out: Path, manifest: Mapping, command: str) -> dict[str, str]:
 
     points = out / "figures/fig2.md"
     silent = ["| matter | our choice | why | also plausible |", "|:--|:--|:--|:--|"]
-    silent += [f"| {c.matter} | {c.ours} | {c.why} | {'; '.join(a.text for a in c.otherwise)} |" for c in UNSTATED]
+    silent += [f"| {c.matter} | {c.ours} | {c.why} | {'; '.join(a.text for a in c.alternatives)} |" for c in UNSTATED]
     return {
         "missing": grid(["what", "command"], lacking) if lacking else "<p>Nothing: every part was made.</p>",
         "results": "\n".join([drawn("dots"), *(table(name) for name in ("table1", "table2a", "table2b"))]),

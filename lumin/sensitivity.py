@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumin import results, split, stats, tables
-from lumin.paper import ALTERNATIVES, CHANCE, COMPARED, FOLDS, READING, SOURCE, SUBTYPE, Alternative
+from lumin.paper import ALTERNATIVES, CHANCE, COMPARED, FOLDS, OF_READING, SOURCE, SUBTYPE, Alternative
 from lumin.results import Mammogram, Scored
 from lumin.tables import Document, Provenance, grid, number
 from lumin.tasks import BY_NAME
@@ -20,14 +20,16 @@ from lumin.tasks import BY_NAME
 GROUP = "subtype"
 MEASURES = ("auc subtype", "macro subtype")
 GAIN = "gain"
-WHO = (*SUBTYPE, GAIN)
-CHANCES = {alternative.name for alternative in CHANCE.otherwise}
+AS_IT_IS = "as it is"  # the row of the study that the others are held against
+DETAILS = "## What"  # begins the sections that a terminal is spared
+COLUMNS = (*SUBTYPE, GAIN)
+REDRAWN = {alternative.name for alternative in CHANCE.alternatives}
 HEADS = ("baseline", "transfer", "transfer - baseline")
 
-Said = dict[str, Scored]  # luminal task -> what its five models say of the test images
+Scores = dict[str, Scored]  # luminal task -> what its five models say of the test images
 
 
-class Figures(NamedTuple):
+class Measured(NamedTuple):
     """One measure of a classifier, or of the gain."""
 
     folds: NDArray  # (5,)
@@ -37,25 +39,26 @@ class Figures(NamedTuple):
 # ---- numbers -------------------------------------------------------------------------------------
 
 
-def read(out: Path, mammograms: Sequence[Mammogram]) -> Said:
+def read(out: Path, mammograms: Sequence[Mammogram]) -> Scores:
+    """Outputs folder -> what both luminal tasks say of the test images, five models each."""
     return {task: results.read(out, task, GROUP, mammograms) for task in SUBTYPE}
 
 
-def measure(said: Said, name: str, weights: NDArray) -> dict[str, Figures]:
+def measure(said: Scores, name: str, weights: NDArray) -> dict[str, Measured]:
     """Both classifiers and (draws, n) weights -> a measure of baseline, transfer and gain."""
     found = {}
     for task, table in said.items():
         folds, draws = (results.cell(GROUP, name, table.labels, table.scores, w) for w in (None, weights))
-        found[task] = Figures(folds, draws.mean(0))
+        found[task] = Measured(folds, draws.mean(0))
     baseline, transfer = (found[task] for task in SUBTYPE)
-    return found | {GAIN: Figures(transfer.folds - baseline.folds, transfer.draws - baseline.draws)}
+    return found | {GAIN: Measured(transfer.folds - baseline.folds, transfer.draws - baseline.draws)}
 
 
 def threshold(labels: NDArray, scores: NDArray) -> float:
     """(n,) validation labels and scores -> the threshold of the best macro F1; of equal ones the nearest to .5.
 
-    Thresholds lie halfway between neighbouring scores, and .5 is always one of them; that all are of one class is
-    no threshold unless .5 says so.
+    Tried are .5 and the middle between any two neighbouring scores, so that, but perhaps for .5, images fall on both
+    sides.
     """
     levels = np.unique(scores)
     every = np.array([0.5, *(sum(pair) / 2 for pair in pairwise(levels))])
@@ -65,7 +68,7 @@ def threshold(labels: NDArray, scores: NDArray) -> float:
     return float(best[np.argmin(abs(best - 0.5))])
 
 
-def tuned(out: Path, said: Said, mammograms: Sequence[Mammogram]) -> Said:
+def tuned(out: Path, said: Scores, mammograms: Sequence[Mammogram]) -> Scores:
     """The same with every model's threshold chosen on its own validation images, and then called .5."""
     by_image, positive, made = {m.image: m for m in mammograms}, results.GROUPS[GROUP][1], {}
     for task, table in said.items():
@@ -76,12 +79,14 @@ def tuned(out: Path, said: Said, mammograms: Sequence[Mammogram]) -> Said:
             scores = np.array([row[outputs.index(positive)] for row in judged.values()])
             labels = np.array([by_image[image].luminal for image in judged])
             shifts.append(0.5 - threshold(labels, scores))
-        moved = table.scores[positive] + np.array(shifts)[:, None]  # of one model all alike, so no AUC changes
-        made[task] = table._replace(scores={name: moved if name == positive else 1 - moved for name in table.scores})
+        shifted = table.scores[positive] + np.array(shifts)[:, None]  # of one model all alike, so no AUC changes
+        made[task] = table._replace(
+            scores={name: shifted if name == positive else 1 - shifted for name in table.scores}
+        )
     return made
 
 
-def change(ours: Figures, otherwise: Figures) -> dict[str, float]:
+def change(ours: Measured, otherwise: Measured) -> dict[str, float]:
     """A measure before and after -> the mean change over the folds, its range, and its 95 % interval over patients."""
     folds = otherwise.folds - ours.folds
     low, high = stats.interval(otherwise.draws - ours.draws)
@@ -95,15 +100,18 @@ def leak(out: Path, mammograms: Sequence[Mammogram]) -> dict[str, list[str]]:
     return {f"fold{fold}": [p for p in test if own[p] not in ("test", f"fold{fold}")] for fold in range(FOLDS)}
 
 
-def row(name: str, ddof: int, figures: Mapping[str, Mapping], ours: Mapping[str, Mapping]) -> dict:
-    """An alternative's name and its measures, and those as it is -> its figures and changes; "" is as it is."""
+def row(name: str, figures: Mapping[str, Mapping], base: Mapping[str, Mapping], ddof: int = 1) -> dict:
+    """One line of sensitivity.json: of each measure folds, mean and SD for baseline, transfer and gain, and the change.
+
+    The change is paired, from `base`; the row AS_IT_IS is the base itself and has none.
+    """
     found = {
         measured: {
             who: {
                 "folds": f.folds.tolist(),
                 "mean": float(f.folds.mean()),
                 "sd": float(f.folds.std(ddof=ddof)),
-                **(change(ours[measured][who], f) if name else {}),
+                **(change(base[measured][who], f) if name != AS_IT_IS else {}),
             }
             for who, f in by_who.items()
         }
@@ -120,7 +128,7 @@ def sensitivity(out: Path, folders: Mapping[str, Path], mammograms: Sequence[Mam
     said = read(out, mammograms)
     weights = results.resampled(said[SUBTYPE[0]], about.seed)
     ours = {name: measure(said, name, weights) for name in MEASURES}
-    rows, lost = [row("", 1, ours, ours)], {}
+    rows, lost = [row(AS_IT_IS, ours, ours)], {}
     for name, (_, alternative) in ALTERNATIVES.items():
         if name in folders:
             other = read(folders[name], mammograms)
@@ -128,28 +136,28 @@ def sensitivity(out: Path, folders: Mapping[str, Path], mammograms: Sequence[Mam
                 other = tuned(out, said, mammograms)
             assert all((other[t].breasts == said[t].breasts).all() for t in SUBTYPE), "other test images"
             figures = {measured: measure(other, measured, weights) for measured in MEASURES}
-            rows.append(row(name, alternative.changes.get("ddof", 1), figures, ours))
+            rows.append(row(name, figures, ours, alternative.changes.get("ddof", 1)))
             if "split" in alternative.changes:
                 lost = leak(folders[name], mammograms)
-    sections = [*opening(rows), *grids(rows), *leaked(lost, mammograms, out), *key()]
+    sections = [*opening(rows), *grids(rows), *leaked(lost, mammograms, out), *legend()]
     title = "Sensitivity. The luminal comparison with one choice made otherwise"
     return tables.document(title, about, sections, {"rows": rows, "leak": lost})
 
 
 def opening(rows: Sequence[Mapping]) -> Iterator[str]:
     """How many rows there are, and what chance alone moves."""
-    done = [r["name"] for r in rows if r["name"]]
+    done = [r["name"] for r in rows if r["name"] != AS_IT_IS]
     text = f"**{len(done)} of {len(ALTERNATIVES)} rows are done.**"
     if left := [name for name in ALTERNATIVES if name not in done]:
         text += f" Not run: {', '.join(left)}."
     yield text
     yield (
         "Mean (SD) over the five fold models on the test images; change against the first row, with its 95 % interval "
-        "over other test patients (both studies judge the same patients, 2,000 draws, models held fixed). The interval "
-        "knows nothing of chance in training. That is what the rows `redrawn` are for: nothing of the method changes "
-        "in them."
+        f"over other test patients (both studies judge the same patients, {results.DRAWS:,} draws, models held fixed). "
+        "The interval knows nothing of chance in training. That is what the rows `redrawn` are for: nothing of the "
+        "method changes in them."
     )
-    drawn = [r for r in rows if r["name"] in CHANCES]
+    drawn = [r for r in rows if r["name"] in REDRAWN]
     if not drawn:
         yield "No redrawn study is done, so no change can be told from chance, and none is in bold."
         return
@@ -159,13 +167,15 @@ def opening(rows: Sequence[Mapping]) -> Iterator[str]:
         f"than {'the redrawn one' if len(drawn) == 1 else 'both redrawn ones'} one time in {len(drawn) + 1}."
     )
     for name in MEASURES:
-        most = ", ".join(f"{h} {v:.4f}" for h, v in zip(HEADS, (noise(rows, name, who) for who in WHO), strict=True))
+        most = ", ".join(
+            f"{h} {v:.4f}" for h, v in zip(HEADS, (redrawn_change(rows, name, who) for who in COLUMNS), strict=True)
+        )
         yield f"Largest change of the {tables.label(name)} in what is redrawn: {most}."
 
 
-def noise(rows: Sequence[Mapping], name: str, who: str) -> float:
+def redrawn_change(rows: Sequence[Mapping], name: str, who: str) -> float:
     """The largest change in a study that differs by chance alone; infinite where none is known."""
-    changes = [r[name][who]["change"] for r in rows if r["name"] in CHANCES]
+    changes = [r[name][who]["change"] for r in rows if r["name"] in REDRAWN]
     return max((abs(c) for c in changes if c is not None and not np.isnan(c)), default=float("inf"))
 
 
@@ -175,13 +185,16 @@ def grids(rows: Sequence[Mapping]) -> Iterator[str]:
         yield f"## {tables.label(name)}"
         lines = []
         for r in rows:
-            figures = [f"{number(r[name][who]['mean'])} ({number(r[name][who]['sd'])})" for who in WHO]
-            changes = [moved(r[name][who], noise(rows, name, who)) if r["name"] else "" for who in WHO]
-            lines.append([r["name"] or "as it is", *figures, *changes])
+            figures = [f"{number(r[name][who]['mean'])} ({number(r[name][who]['sd'])})" for who in COLUMNS]
+            changes = [
+                change_text(r[name][who], redrawn_change(rows, name, who)) if r["name"] != AS_IT_IS else ""
+                for who in COLUMNS
+            ]
+            lines.append([r["name"], *figures, *changes])
         yield grid(["", *HEADS, *(f"change of {head}" for head in HEADS)], lines)
 
 
-def moved(found: Mapping[str, float], chance: float) -> str:
+def change_text(found: Mapping[str, float], chance: float) -> str:
     """A change with its interval; bold where it is clear of 0 and of chance."""
     if np.isnan(found["change"]):
         return "undefined"
@@ -196,7 +209,7 @@ def leaked(lost: Mapping[str, Sequence[str]], mammograms: Sequence[Mammogram], o
         roles = split.read_csv(out / "split.csv")
         test = {m.patient for m in mammograms if m.luminal is not None and roles[m.patient] == "test"}
         counts, every = ", ".join(str(len(p)) for p in lost.values()), sorted(set().union(*lost.values()))
-        yield "## What a split of its own leaks"
+        yield f"{DETAILS} a split of its own leaks"
         yield (
             f"`own-split`: of the {len(test)} patients in the luminal test set, MLMC was trained on {counts} in folds "
             f"0 to {FOLDS - 1}, on {len(every)} in any. They are {', '.join(every) or 'none'}. Not counted: test "
@@ -205,23 +218,23 @@ def leaked(lost: Mapping[str, Sequence[str]], mammograms: Sequence[Mammogram], o
         )
 
 
-def key() -> Iterator[str]:
+def legend() -> Iterator[str]:
     """What each row changes, and why it is otherwise here."""
-    yield "## What each row changes"
+    yield f"{DETAILS} each row changes"
     lines = [
-        [name, choice.matter, choice.ours, choice.why, alternative.text, told(trained(alternative))]
+        [name, choice.matter, choice.ours, choice.why, alternative.text, task_names(retrained_tasks(alternative))]
         for name, (choice, alternative) in ALTERNATIVES.items()
     ]
     yield grid(["", "matter", "here", "why", "otherwise", "trained anew"], lines)
 
 
-def told(names: Sequence[str]) -> str:
+def task_names(names: Sequence[str]) -> str:
     return ", ".join(tables.NAMES[name] for name in names) or "nothing"
 
 
-def trained(alternative: Alternative) -> tuple[str, ...]:
+def retrained_tasks(alternative: Alternative) -> tuple[str, ...]:
     """Which tasks an alternative trains anew; whatever changes MLMC changes what transfer starts from."""
-    if alternative.of == READING:
+    if alternative.of == OF_READING:
         return ()
     if alternative.of == SOURCE:
         return (*SOURCE, SUBTYPE[1])

@@ -7,98 +7,117 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from lumin import cohort, record, sensitivity, study, work
+from lumin import cohort, record, sensitivity, work
+from lumin import study as stages
 from lumin.options import Study
-from lumin.paper import ALTERNATIVES, COMPARED, FOLDS, MACHINE, READING, RECIPE, Alternative
+from lumin.paper import ALTERNATIVES, COMPARED, FOLDS, OF_READING, OF_RECIPE, OF_STACK, Alternative
 from lumin.tables import Document
 from lumin.tasks import TASKS
 
 EVERY_FOLD = list(product(COMPARED, range(FOLDS)))
 
 
-def replicate(run: Study, seeds: Sequence[int]) -> list[Study]:
+def replicate(base: Study, seeds: Sequence[int]) -> list[Study]:
     """The whole paper once a seed, in OUT/seed<k> -> the studies, finished."""
-    if not run.demo:  # the demo has another cohort for each seed
-        with record.lock(run.out, patience=work.PATIENCE):
-            study.prepare(run)
-    made = [seeded(run, seed) for seed in seeds]
+    if not base.demo:  # the demo has another cohort for each seed
+        with record.lock(base.out, patience=work.PATIENCE):
+            stages.prepare(base)
+    made = [seeded(base, seed) for seed in seeds]
     for one in made:
         work.images_and_split(one)
     work.learn(made, [task.name for task in TASKS])
     for one in made:
-        for name in study.TABLES:
+        for name in stages.TABLES:
             work.tabulate(one, name)
     return made
 
 
-def seeded(run: Study, seed: int) -> Study:
+def seeded(base: Study, seed: int) -> Study:
     """A study -> the same with another seed, in a folder of its own."""
-    one = replace(run, out=run.out / f"seed{seed}", seed=seed)
-    return replace(one, data=one.out / "phantom") if run.demo else share_images(one, run.out)
+    one = replace(base, out=base.out / f"seed{seed}", seed=seed)
+    return replace(one, data=one.out / "phantom") if base.demo else share_images(one, base.out)
 
 
-def vary(run: Study, alternatives: Sequence[Alternative]) -> None:
+def vary(base: Study, alternatives: Sequence[Alternative]) -> None:
     """The luminal comparison as it is in OUT, and with one choice made otherwise in OUT/sensitivity/<name>.
 
     Images and trainings that a choice does not touch are those of OUT.
     """
-    if run.choice:
-        raise record.RecordError(f"{run.out} is itself one with a choice made otherwise. Name the folder it came from.")
-    work.images_and_split(run)
-    wanted = [alternative for alternative in alternatives if trains(run, alternative)]
-    base = study.trainings(run, EVERY_FOLD)
-    touched = [t for a in wanted for t in base if t.task.name in sensitivity.trained(a)]
-    run.screen.say(f"From nothing, in all: {work.cost(run, [*base, *touched])}")
-    work.learn([run], COMPARED)
-    made = [otherwise(run, alternative) for alternative in wanted]
+    if base.alternative:
+        raise record.RecordError(
+            f"{base.out} is itself one with a choice made otherwise. Name the folder it came from."
+        )
+    work.images_and_split(base)
+    wanted = [alternative for alternative in alternatives if needs_training(base, alternative)]
+    for alternative in alternatives:
+        if alternative.of == OF_STACK and alternative not in wanted:
+            base.screen.say(
+                f"{alternative.name}: left out, since {base.out} computes in {base.stack.precision} anyway."
+            )
+    usual = stages.trainings(base, EVERY_FOLD)
+    touched = [t for a in wanted for t in usual if t.task.name in sensitivity.retrained_tasks(a)]
+    base.screen.say(f"Were nothing of it done: {work.estimate(base, [*usual, *touched])}")
+    work.learn([base], COMPARED)
+    made = [begin_alternative(base, alternative) for alternative in wanted]
     for one in made:
         work.images_and_split(one)
-        share_trainings(one, run.out)
-    work.learn([run, *made], COMPARED)
-    for one in (run, *made):
+        share_trainings(one, base.out)
+    work.learn([base, *made], COMPARED)
+    for one in (base, *made):
         work.tabulate(one, "table2b")
 
 
-def trains(run: Study, alternative: Alternative) -> bool:
-    """Is there anything to train for it? Not where it is how the study is anyway."""
-    return alternative.of != READING and run.stack.precision != alternative.changes.get("precision")
+def needs_training(base: Study, alternative: Alternative) -> bool:
+    """False where finished predictions are only read otherwise, or where it is how this study computes anyway."""
+    return alternative.of != OF_READING and base.stack.precision != alternative.changes.get("precision")
 
 
-def compared(run: Study) -> Document:
+def compared(base: Study) -> Document:
     """The table of all alternatives that are finished so far; those that only read are where OUT is."""
-    mammograms, _ = cohort.read_csv(run.out / "cohort.csv")
+    mammograms, _ = cohort.read_csv(base.out / "cohort.csv")
     folders = {
-        name: run.out if alternative.of == READING else folder(run.out, alternative)
+        name: base.out if alternative.of == OF_READING else folder(base.out, alternative)
         for name, (_, alternative) in ALTERNATIVES.items()
-        if alternative.of == READING or finished(run, alternative)
+        if alternative.of == OF_READING or finished(base, alternative)
     }
-    return sensitivity.sensitivity(run.out, folders, mammograms, study.provenance(run))
+    return sensitivity.sensitivity(base.out, folders, mammograms, stages.provenance(base))
 
 
-def finished(run: Study, alternative: Alternative) -> bool:
+def finished(base: Study, alternative: Alternative) -> bool:
     """Are all its trainings there, with its settings, and as they would be made from here?"""
-    one, found = changed(run, alternative), record.read(folder(run.out, alternative))
+    one, found = alternative_study(base, alternative), record.read(folder(base.out, alternative))
     same = all(found["settings"].get(name) == value for name, value in one.settings.items())
-    return trains(run, alternative) and same and "split" in found["stages"] and not study.lacking(one, EVERY_FOLD)
+    return (
+        needs_training(base, alternative)
+        and same
+        and "split" in found["stages"]
+        and not stages.lacking(one, EVERY_FOLD)
+    )
 
 
-def otherwise(run: Study, alternative: Alternative) -> Study:
-    """A study -> the same with one choice made otherwise, its folder begun; with the images where it may have them."""
-    one = changed(run, alternative)
-    begun = {} if run.overwrite else record.read(one.out)["settings"]
-    if any(begun.get(name, value) != value for name, value in one.settings.items()):
-        raise record.RecordError(f"{one.out} was made with other settings. Remove it, and type the same command.")
-    return one if alternative.changes.keys() & study.PIXELS.keys() else share_images(one, run.out)
+def begin_alternative(base: Study, alternative: Alternative) -> Study:
+    """Its study, with the images of `base` linked into its folder unless it changes them.
+
+    Raises RecordError where the folder was begun with other settings.
+    """
+    study = alternative_study(base, alternative)
+    begun = {} if base.overwrite else record.read(study.out)["settings"]
+    other = [f"{k} {begun[k]}, not {value}" for k, value in study.settings.items() if begun.get(k, value) != value]
+    if other:
+        raise record.RecordError(
+            f"{study.out} was made with {'; '.join(other)}. Remove that folder, and type the same command."
+        )
+    return study if alternative.changes.keys() & stages.IMAGE_CHOICES.keys() else share_images(study, base.out)
 
 
-def changed(run: Study, alternative: Alternative) -> Study:
-    """A study -> the same with one choice made otherwise, in a folder of its own."""
-    recipe, stack = run.recipe, run.stack
-    if alternative.of == RECIPE:
+def alternative_study(base: Study, alternative: Alternative) -> Study:
+    """A study -> the same with one choice made otherwise, in a folder of its own. Makes nothing."""
+    recipe, stack = base.recipe, base.stack
+    if alternative.of == OF_RECIPE:
         recipe = replace(recipe, **alternative.changes)
-    if alternative.of == MACHINE:
+    if alternative.of == OF_STACK:
         stack = replace(stack, **alternative.changes)
-    return replace(run, out=folder(run.out, alternative), recipe=recipe, stack=stack, choice=alternative.name)
+    return replace(base, out=folder(base.out, alternative), recipe=recipe, stack=stack, alternative=alternative.name)
 
 
 def folder(out: Path, alternative: Alternative) -> Path:
@@ -109,36 +128,42 @@ def folder(out: Path, alternative: Alternative) -> Path:
 # ---- what two folders have in common -------------------------------------------------------------------
 
 
-def share_images(run: Study, source: Path) -> Study:
-    """A study that has the images of another outputs folder, taken from there where it has none that are as good."""
+def share_images(study: Study, source: Path) -> Study:
+    """Take the images of another outputs folder unless there are images of the same inputs here.
+
+    Returns the study, no longer overwriting: what was to be removed is.
+    """
     settings, entry = record.read(source)["settings"], record.read(source)["stages"]["prepare"]
-    with record.lock(run.out, patience=work.PATIENCE):
-        if run.overwrite or record.stale(run.out, "prepare", entry["inputs"]):
+    with record.lock(study.out, patience=work.PATIENCE):
+        if study.overwrite or record.stale(study.out, "prepare", entry["inputs"]):
             about = {name: settings[name] for name in ("cohort", "images")}
-            record.claim(run.out, run.lasting | about, run.overwrite)
-            adopt(run.out, source, "sources", "unverified")  # before what makes the images count as done
-            adopt(run.out, source, "prepare")
-    return replace(run, overwrite=False)
+            record.claim(study.out, study.lasting | about, study.overwrite)
+            adopt(study.out, source, "sources", "unverified")  # before what makes the images count as done
+            adopt(study.out, source, "prepare")
+    return replace(study, overwrite=False)
 
 
-def share_trainings(run: Study, source: Path) -> None:
+def share_trainings(study: Study, source: Path) -> None:
     """Take the trainings of another outputs folder that were made from what they would be made from here."""
     theirs = record.read(source)["stages"]
-    with record.lock(run.out, patience=work.PATIENCE):
-        record.claim(run.out, run.settings)
-        for training in study.trainings(run, EVERY_FOLD):  # MLMC first: transfer starts from it
+    with record.lock(study.out, patience=work.PATIENCE):
+        record.claim(study.out, study.settings)
+        for training in stages.trainings(study, EVERY_FOLD):  # MLMC first: transfer starts from it
             known = training.origin or training.start.exists()
             if known and training.stale() and theirs[training.stage]["inputs"] == training.made_from:
-                adopt(run.out, source, training.stage)
+                adopt(study.out, source, training.stage)
 
 
 def adopt(out: Path, source: Path, stage: str, part: str = "stages") -> None:
-    """Take a stage's files and its record from another outputs folder, as hard links where the disk allows."""
+    """Enter a stage of another outputs folder here, its files as hard links, or copies where the disk has none.
+
+    Links are safe since every writer replaces a file (record.atomic) and none writes into one.
+    """
     theirs = record.read(source)
     entry = theirs[part][stage]
     for name in entry["files"]:
         with record.atomic(out / name) as file:
-            file.unlink()
+            file.unlink()  # os.link does not replace
             try:
                 os.link(source / name, file)
             except OSError:  # another disk, or one without links

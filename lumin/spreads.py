@@ -1,4 +1,4 @@
-"""Pictures of many studies: every cell over the seeds, and what each silent choice moves."""
+"""Pictures of many studies: every cell over the seeds, and what each choice made otherwise moves."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -6,7 +6,7 @@ from math import isfinite
 from matplotlib.ticker import MaxNLocator
 
 from lumin.figures import BLUE, GREY, ORANGE, Files, drawing, files, wording
-from lumin.sensitivity import CHANCES, GAIN, HEADS, MEASURES, WHO, noise
+from lumin.sensitivity import AS_IT_IS, COLUMNS, GAIN, HEADS, MEASURES, REDRAWN, redrawn_change
 
 
 def replication(content: Mapping) -> Files:
@@ -34,20 +34,20 @@ def replication(content: Mapping) -> Files:
 
 
 def sensitivity(content: Mapping) -> Files:
-    """sensitivity.json -> a tornado: the change by each row, the largest change of the gain above."""
-    rows = [r for r in content["rows"] if r["name"]]
-    title = "What each silent choice moves" + suffix(content["cohort"])
+    """sensitivity.json -> tornado plots; rows in order of their change in the gain, largest on top."""
+    rows = [r for r in content["rows"] if r["name"] != AS_IT_IS]
+    title = "What each choice moves" + suffix(content["cohort"])
     with drawing(9, 1.6 + 0.42 * max(len(rows), 4)) as figure:
-        panels = figure.subplots(len(MEASURES), len(WHO), sharex="row", squeeze=False)
+        panels = figure.subplots(len(MEASURES), len(COLUMNS), sharex="row", squeeze=False)
         for name, line in zip(MEASURES, panels, strict=True):
             ordered = sorted(rows, key=lambda r, name=name: -abs(r[name][GAIN]["change"] or 0))
-            for who, head, axes in zip(WHO, HEADS, line, strict=True):
-                tornado(axes, [(r["name"], r[name][who]) for r in ordered], noise(rows, name, who))
+            for who, head, axes in zip(COLUMNS, HEADS, line, strict=True):
+                tornado(axes, [(r["name"], r[name][who]) for r in ordered], redrawn_change(rows, name, who))
                 axes.set_title(f"{wording(name)}: {head}")
-                axes.tick_params(labelleft=who == WHO[0])
+                axes.tick_params(labelleft=who == COLUMNS[0])
         changes = [(r["name"], r[MEASURES[0]][GAIN]["change"]) for r in rows]
         told = "; ".join(f"{name} {'undefined' if change is None else f'{change:+.3f}'}" for name, change in changes)
-        chance = " grey, as far as chance alone went in redrawn trainings;" * any(r["name"] in CHANCES for r in rows)
+        chance = " grey, as far as chance alone went in redrawn trainings;" * any(r["name"] in REDRAWN for r in rows)
         text = (
             "Change of each measure when one choice is made otherwise: bar, mean over five fold models; line, 95 % "
             f"interval over test patients;{chance} rows by the size of the change in transfer - baseline. Change of "

@@ -27,7 +27,8 @@ from lumin.train import Training
 
 PACKAGES = ("torch", "torchvision", "pydicom", "numpy", "scikit-learn", "scipy", "pillow", "safetensors")
 VERSIONS = {"prepare": 1, "split": 1, "train": 1, "tables": 1}
-PIXELS = {name: getattr(PAPER, name) for name in ("window", "keep_aspect", "quality")}
+# Fields of Recipe that change the images; named among the inputs of a stage only where they are not the usual ones
+IMAGE_CHOICES = {name: getattr(PAPER, name) for name in ("window", "keep_aspect", "quality")}
 TABLES = {  # what each needs trained
     "table1": (),
     "table2a": ("mass-calc", "benign-malignant", "mlmc"),
@@ -101,7 +102,7 @@ def recorded(study: Study) -> dict:
 def images_settings(study: Study) -> dict:
     """What the images depend on besides the DICOM files."""
     ours = asdict(study.recipe)
-    other = {name: str(ours[name]) for name, usual in PIXELS.items() if ours[name] != usual}
+    other = {name: str(ours[name]) for name, usual in IMAGE_CHOICES.items() if ours[name] != usual}
     other |= {"corrections": record.sha256(corrections.FILE)} if study.cleaned else {}
     return {"size": [study.recipe.height, study.recipe.width], "version": VERSIONS["prepare"], **other}
 
@@ -169,12 +170,14 @@ def make_split(study: Study) -> tuple[dict[str, str], list[str]]:
         made = split.split(mammograms, groups, drawn, study.recipe.test_share)
         files[split_file(name)] = split.split_csv(made.roles, groups)
         notes += made.notes
-    seeds = [f"{task},{fold},{seed(draw(study), task, fold)}\n" for task in study.tasks for fold in range(FOLDS)]
+    seeds = [
+        f"{task},{fold},{seed(training_seed(study), task, fold)}\n" for task in study.tasks for fold in range(FOLDS)
+    ]
     return files | {"seeds.csv": "".join(["task,fold,seed\n", *seeds])}, notes
 
 
-def draw(study: Study) -> int:
-    """The seed of all that trainings draw: the study's own, but where they are drawn anew."""
+def training_seed(study: Study) -> int:
+    """The seed of all that trainings draw: the study's, or one derived from it for a redrawn one. Not the split's."""
     again = study.recipe.redraw
     return seed(study.seed, "redraw", again) if again else study.seed
 
@@ -200,7 +203,7 @@ def trainings(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]
                 out=study.out,
                 task=task,
                 fold=fold,
-                seed=draw(study),
+                seed=training_seed(study),
                 epochs=task.epochs(study.recipe),
                 stack=study.stack,
                 images=study.out / "images.npy",
@@ -267,8 +270,8 @@ def check_splits(study: Study, names: Collection[str]) -> None:
             )
 
 
-def begin(study: Study, todo: Sequence[Training]) -> None:
-    """Enter the settings before the first training; the weights that it starts from must be there, and images."""
+def check_trainable(study: Study, todo: Sequence[Training]) -> None:
+    """Refuse what could not be trained to its end: without the weights it starts from, or without images."""
     if study.recipe.weights.startswith("file") and study.start is None:
         raise record.RecordError(f"{study.out} was begun with weights of a file. Name it again with --weights.")
     for training in todo:
@@ -276,6 +279,10 @@ def begin(study: Study, todo: Sequence[Training]) -> None:
             if not len(those):
                 what = f"{training.task.name}, fold {training.fold}: there is no {name} image with such a label."
                 raise split.SplitError(f"{what} The cohort is too small for it; try table1, or train another task.")
+
+
+def begin(study: Study, todo: Sequence[Training]) -> None:
+    """Before the first training: fetch the ImageNet weights where one starts from them, and enter the settings."""
     if any(training.start == network.imagenet() for training in todo):
         network.download_imagenet()
         record.claim(study.out, {"imagenet": record.sha256(network.imagenet())})
@@ -300,12 +307,12 @@ def provenance(study: Study) -> tables.Provenance:
     """What every table says of its run."""
     ours, papers = asdict(study.recipe), asdict(PAPER)
     papers["test_share"] = "Table 1's"
-    choice, otherwise = ALTERNATIVES.get(study.choice, (None, None))
-    departures = [f"{choice.matter}: {otherwise.text} instead of {choice.ours}"] if choice else []
+    choice, alternative = ALTERNATIVES.get(study.alternative, (None, None))
+    departures = [f"{choice.matter}: {alternative.text} instead of {choice.ours}"] if choice else []
     departures += [
         f"{k.replace('_', ' ')} {ours[k]} instead of {v}"
         for k, v in papers.items()
-        if ours[k] not in (v, None) and not (otherwise and k in otherwise.changes)
+        if ours[k] not in (v, None) and not (alternative and k in alternative.changes)
     ]
     kind = record.read(study.out)["settings"]["cohort"]
     departures += ["convolutions in bfloat16"] * (study.stack.precision == "bf16")

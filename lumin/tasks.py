@@ -57,8 +57,8 @@ TASKS = (  # name              outputs                                  loss  ra
 BY_NAME = {task.name: task for task in TASKS}
 
 
-def changed(alternative: Alternative) -> dict[str, Task]:
-    """A choice made otherwise -> all tasks by name, the rows that it is about changed."""
+def alternative_tasks(alternative: Alternative) -> dict[str, Task]:
+    """A choice made otherwise -> all tasks by name, its fields changed in the rows that it names."""
     return {t.name: replace(t, **alternative.changes) if t.name in alternative.of else t for t in TASKS}
 
 

@@ -1,98 +1,107 @@
-"""Stages made by one process at a time; the trainings of one study or of many as one graph."""
+"""Stages made by one process at a time; the trainings of one study or of many as one pool of jobs."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from statistics import median
 
-from lumin import jobs, network, record, study
-from lumin.options import MACHINE, Study
+from lumin import jobs, network, record
+from lumin import study as stages
+from lumin.options import STACK_SETTINGS, Study
 from lumin.paper import FOLDS
 from lumin.train import Training
 
+VALIDATING = 1 + 1 / 12  # a fold's validation set is a quarter of its training set, and one pass instead of three
 PATIENCE = 1800.0  # seconds to wait for another process to finish with images, split or a table
 
 
-def images_and_split(run: Study) -> None:
+def images_and_split(study: Study) -> None:
     """Both, made where they are lacking."""
-    with record.lock(run.out, patience=PATIENCE):
-        study.prepare(run)
-        study.divide(run)
+    with record.lock(study.out, patience=PATIENCE):
+        stages.prepare(study)
+        stages.divide(study)
 
 
-def tabulate(run: Study, name: str) -> None:
+def tabulate(study: Study, name: str) -> None:
     """A table, made where it is lacking; its trainings must be there."""
-    with record.lock(run.out, patience=PATIENCE):
-        study.tabulate(run, name)
+    with record.lock(study.out, patience=PATIENCE):
+        stages.tabulate(study, name)
 
 
-def learn(runs: Sequence[Study], names: Iterable[str], folds: Iterable[int] = range(FOLDS)) -> None:
-    """Train what these studies lack of some tasks, all of it as one graph.
+def learn(studies: Sequence[Study], names: Collection[str], folds: Collection[int] = range(FOLDS)) -> None:
+    """Train what these studies lack of `names` x `folds`, all of it as one pool of jobs.
 
-    Several processes may share a folder, each with folds of its own. How many trainings run at once, and on what, is
-    said by the first study; all must be of one recipe's size on one stack for the time announced to mean anything.
+    Their folders are locked shared: other processes may train other folds in them meanwhile. Jobs, backend and the
+    time announced are the first study's; for another one on another stack that time is wrong, and nothing else.
     """
-    first, wanted = runs[0], list(product(names, folds))
+    first, wanted = studies[0], list(product(names, folds))
     if not wanted:
         return
-    for run in runs:
-        study.check_splits(run, names)
+    for study in studies:
+        stages.check_splits(study, names)
     with ExitStack() as stack:
-        for run in runs:
-            stack.enter_context(record.lock(run.out, ".lock.trainings", shared=True))
-        todo = {run.out: study.lacking(run, wanted) for run in runs}
+        for study in studies:
+            stack.enter_context(record.lock(study.out, ".lock.trainings", shared=True))
+        todo = {study.out: stages.lacking(study, wanted) for study in studies}
         every = [training for some in todo.values() for training in some]
         if not every:
             return first.screen.say("Trainings: up to date.")
-        for run in runs:
-            if todo[run.out]:
-                study.begin(run, todo[run.out])
+        for study in studies:
+            stages.check_trainable(study, todo[study.out])
+        for study in studies:
+            if todo[study.out]:
+                stages.begin(study, todo[study.out])
         announce(first, every)
         with first.screen.epochs(every) as show:
             costs = jobs.run(first.out, every, first.jobs, show, first.backend)
-        for run in runs:
-            if made := {stage: cost for (out, stage), cost in costs.items() if out == run.out}:
-                study.note(run, made)
+        for study in studies:
+            if made := {stage: cost for (out, stage), cost in costs.items() if out == study.out}:
+                stages.note(study, made)
 
 
 # ---- what it will cost -------------------------------------------------------------------------------
 
 
-def announce(run: Study, todo: Sequence[Training]) -> None:
+def announce(study: Study, todo: Sequence[Training]) -> None:
     """Say what is about to be computed, how large it is and how long it may take."""
-    height, width = run.recipe.height, run.recipe.width
+    height, width = study.recipe.height, study.recipe.width
     parameters, flops = network.size(height, width)
-    run.screen.say(
+    study.screen.say(
         f"ResNet-18 at {height} x {width}: {parameters / 1e6:.1f} million parameters, {flops / 1e9:.2f} GFLOP an image "
-        f"(one way).\n{cost(run, todo)}"
+        f"(one way).\n{estimate(study, todo)}"
     )
 
 
-def cost(run: Study, todo: Sequence[Training]) -> str:
-    """How many trainings on what, and for how long at most, if none stops early."""
-    where, folders = run.stack.device, len({training.out for training in todo})
+def estimate(study: Study, todo: Sequence[Training]) -> str:
+    """How many trainings, on what, and about how long if none stops early and jobs do not slow each other."""
+    where, folders = study.stack.device, len({training.out for training in todo})
     what = f"{len(todo)} trainings" + (f" in {folders} folders" if folders > 1 else "")
-    text = f"{what} on {where} in {run.stack.precision}, {run.jobs} at once"
-    pace, how = measured(run, {training.out for training in todo})
-    if not pace and run.backend != "loky":  # the machines that train are others
+    text = f"{what} on {where} in {study.stack.precision}, {study.jobs} at once"
+    pace, how = measured(study, {training.out for training in todo})
+    if not pace and study.backend != "loky":  # the machines that train are others
         return f"{text}; none was timed here before."
-    if not pace:  # forward and backward are three passes; a validation image is a third of a training image
-        _, flops = network.size(run.recipe.height, run.recipe.width)
-        pace, how = network.speed(run.stack) / (3 * flops) / 1.08, "from the speed of a matrix product"
+    if not pace:  # forward and backward are three passes
+        _, flops = network.size(study.recipe.height, study.recipe.width)
+        pace, how = network.speed(study.stack) / (3 * flops) / VALIDATING, "from the speed of a matrix product"
     hours = sum(training.epochs * len(training.train) for training in todo) / pace / 3600
-    each = f", {hours:.1f} {'core' if where == 'cpu' else 'GPU'}-hours" if hours > 1 else ""
-    return f"{text}: at most about {duration(hours / run.jobs)}{each} ({pace:.0f} images/s, {how})."
+    each = f", {hours:.1f} {'GPU-hours' if where != 'cpu' else 'hours one after the other'}" if hours > 1 else ""
+    return (
+        f"{text}: about {duration(hours / study.jobs)}{each}, less where one stops early ({pace:.0f} images/s, {how})."
+    )
 
 
-def measured(run: Study, folders: Iterable[Path]) -> tuple[float, str]:
-    """Images a second of trainings so far, of this size on this stack, and of how many; 0 where there are none."""
+def measured(study: Study, folders: Iterable[Path]) -> tuple[float, str]:
+    """(training images a second, how that is known) from run.json of this size and stack; (0, "") without any."""
     found = []
-    for path in {out / "run.json" for out in (run.out, run.out.parent, *folders)}:
+    # A folder that is new, such as OUT/seed<k>, has timed nothing yet; the one that it lies in may have
+    for path in {out / "run.json" for out in (study.out, study.out.parent, *folders)}:
         about = json.loads(path.read_text()) if path.exists() else {"settings": {}, "stages": {}}
-        if all(about["settings"].get(name) == run.settings[name] for name in ("height", "width", *MACHINE)):
-            found += [cost["images_per_second"] for name, cost in about["stages"].items() if name.startswith("train/")]
+        if all(about["settings"].get(name) == study.settings[name] for name in ("height", "width", *STACK_SETTINGS)):
+            found += [
+                spent["images_per_second"] for name, spent in about["stages"].items() if name.startswith("train/")
+            ]
     rates = [rate for rate in found if rate]  # a training that was only predicted anew has none
     return (median(rates), f"as {len(rates)} trainings before") if rates else (0.0, "")
 

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from lumin import results, sensitivity, spreads
 from lumin.paper import ALTERNATIVES, FOLDS, SUBTYPE, UNSTATED
-from lumin.sensitivity import GAIN, MEASURES, WHO, Figures
+from lumin.sensitivity import COLUMNS, GAIN, MEASURES, Measured
 from lumin.tables import Provenance
 from lumin.tasks import BY_NAME
 
@@ -101,8 +101,8 @@ def test_a_tuned_threshold_is_of_validation_images_and_leaves_the_auc(out):
 
 
 def test_change_by_hand():
-    ours = Figures(np.array([0.5, 0.6]), np.linspace(0.4, 0.6, 101))
-    other = Figures(np.array([0.7, 0.6]), np.linspace(0.4, 0.6, 101) + np.linspace(-0.1, 0.3, 101))
+    ours = Measured(np.array([0.5, 0.6]), np.linspace(0.4, 0.6, 101))
+    other = Measured(np.array([0.7, 0.6]), np.linspace(0.4, 0.6, 101) + np.linspace(-0.1, 0.3, 101))
     found = sensitivity.change(ours, other)
     assert found["change"] == pytest.approx(0.1)
     assert (found["least"], found["most"]) == pytest.approx((0, 0.2))
@@ -130,7 +130,7 @@ def test_the_bootstrap_is_paired(out, tmp_path):
     made = sensitivity.sensitivity(out, {"padding": write(tmp_path / "same")}, MAMMOGRAMS, ABOUT)
     row = json.loads(made.json)["rows"][1]
     for name in MEASURES:
-        for who in WHO:
+        for who in COLUMNS:
             assert [row[name][who][f] for f in ("change", "least", "most", "low", "high")] == [0] * 5
 
 
@@ -189,18 +189,18 @@ def test_what_is_clear_of_chance_is_bold(out, tmp_path):
 def test_reading_alternatives_need_no_training(out):
     made = json.loads(sensitivity.sensitivity(out, {"ddof-0": out, "tuned-threshold": out}, MAMMOGRAMS, ABOUT).json)
     rows = {row["name"]: row for row in made["rows"]}
-    plain, ddof = rows[""]["auc subtype"], rows["ddof-0"]["auc subtype"]
-    for who in WHO:
+    plain, ddof = rows["as it is"]["auc subtype"], rows["ddof-0"]["auc subtype"]
+    for who in COLUMNS:
         assert ddof[who]["mean"] == plain[who]["mean"]
         assert ddof[who]["sd"] == pytest.approx(plain[who]["sd"] * np.sqrt(4 / 5), rel=1e-4)
         assert rows["tuned-threshold"]["auc subtype"][who]["change"] == 0
 
 
 def test_the_table_explains_every_row_and_every_alternative_is_one():
-    text = "\n".join(sensitivity.key())
+    text = "\n".join(sensitivity.legend())
     for name, (choice, alternative) in ALTERNATIVES.items():
         assert f"| {name} | {choice.matter} | {choice.ours} | {choice.why} | {alternative.text} |" in text
-    assert {name for choice in UNSTATED for name in (a.name for a in choice.otherwise)} <= ALTERNATIVES.keys()
+    assert {name for choice in UNSTATED for name in (a.name for a in choice.alternatives)} <= ALTERNATIVES.keys()
 
 
 def test_the_tornado_says_what_it_shows(out, tmp_path):

@@ -222,12 +222,12 @@ def test_what_was_made_otherwise_is_no_row(varied, tmp_path):
     """A folder of other settings, or of another study, is left out of the table and never added to."""
     out, _, _ = varied
     rows = lambda: {r["name"] for r in json.loads((out / "tables/sensitivity.json").read_text())["rows"]}  # noqa: E731
-    assert rows() == {"", *ONLY, "tuned-threshold"}
+    assert rows() == {"as it is", *ONLY, "tuned-threshold"}
     shutil.copytree(out / "sensitivity/no-sampler", out / "sensitivity/dropout-0")
     done("sensitivity", "--demo", "--out", out, "--only", "ddof-0")
-    assert rows() == {"", *ONLY, "tuned-threshold"}
+    assert rows() == {"as it is", *ONLY, "tuned-threshold"}
     done("sensitivity", "--demo", "--out", out, "--only", "ddof-0", "--epochs", 2, "--overwrite")
-    assert rows() == {"", "ddof-0", "tuned-threshold"}
+    assert rows() == {"as it is", "ddof-0", "tuned-threshold"}
     before = files(out / "sensitivity/no-sampler")
     assert "made with other settings" in refused(2, "sensitivity", "--demo", "--out", out, "--only", "no-sampler")
     assert files(out / "sensitivity/no-sampler") == before
@@ -249,11 +249,11 @@ def test_what_one_run_is_at_does_not_stop_the_rest(tmp_path, trained):
 def test_a_table_of_two_splits_is_refused_before_training(tmp_path, trained):
     done("split", "--demo", "--out", tmp_path / "out")
     manifest = record.read(tmp_path / "out")
-    manifest["settings"]["choice"] = "own-split"
+    manifest["settings"]["alternative"] = "own-split"
     (tmp_path / "out/manifest.json").write_text(json.dumps(manifest))
     for verb in ("table2a", "all"):
         assert "split of its own" in refused(2, verb, "--demo", "--out", tmp_path / "out", "--jobs", 1)
-    manifest["settings"]["choice"] = "fortune"
+    manifest["settings"]["alternative"] = "fortune"
     (tmp_path / "out/manifest.json").write_text(json.dumps(manifest))
     assert "fortune" in refused(2, "split", "--demo", "--out", tmp_path / "out")
     assert not trained
@@ -281,4 +281,4 @@ def test_a_backend_that_cannot_be(tmp_path, words, hint):
 
 def test_every_task_of_the_comparison_is_the_papers():
     assert set(paper.COMPARED) <= {task.name for task in TASKS}
-    assert study.PIXELS.keys() <= vars(paper.PAPER).keys()
+    assert study.IMAGE_CHOICES.keys() <= vars(paper.PAPER).keys()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lumin.paper import ALTERNATIVES, CHANCE, COMPARED, DEMO, PAPER, STATED, UNSTATED
-from lumin.tasks import BY_NAME, TASKS, changed, rows, targets
+from lumin.tasks import BY_NAME, TASKS, alternative_tasks, rows, targets
 
 # name, outputs, loss, learning rate, dropout, sampler, what fold k starts from: section 2.2.1 to 2.2.3
 PAPER_SAYS = [
@@ -105,7 +105,7 @@ WORDS = {  # a value that nobody knows would silently be the usual one
 
 
 def test_cosine_changes_three_rows():
-    made = changed(ALTERNATIVES["cosine"][1])
+    made = alternative_tasks(ALTERNATIVES["cosine"][1])
     assert [(name, task.schedule) for name, task in made.items()] == [
         ("mass-calc", "none"),
         ("benign-malignant", "none"),
@@ -118,7 +118,7 @@ def test_cosine_changes_three_rows():
 @pytest.mark.parametrize("name", ALTERNATIVES)
 def test_a_choice_made_otherwise_changes_the_rows_named_and_in_them_what_it_says(name):
     alternative = ALTERNATIVES[name][1]
-    made = changed(alternative)
+    made = alternative_tasks(alternative)
     assert list(made) == list(BY_NAME)
     for task, ours in BY_NAME.items():
         different = {field: value for field, value in vars(made[task]).items() if value != vars(ours)[field]}
@@ -139,7 +139,7 @@ def test_a_choice_made_otherwise_is_of_something_and_makes_it_something_else(nam
 
 
 def test_names_of_choices_are_folders_of_their_own():
-    names = [alternative.name for choice in (CHANCE, *UNSTATED, *STATED) for alternative in choice.otherwise]
+    names = [alternative.name for choice in (CHANCE, *UNSTATED, *STATED) for alternative in choice.alternatives]
     assert len(set(names)) == len(names) == len(ALTERNATIVES)
     assert all(re.fullmatch(r"[a-z][a-z0-9.-]{0,40}", name) and name[-1] not in ".-" for name in names)
     assert all(alternative.name == name for name, (_, alternative) in ALTERNATIVES.items())

@@ -71,7 +71,7 @@ def of(kind: options.Study, out: Path) -> options.Study:
     """The study as somebody opens it who was sent the folder."""
     begun = record.read(out)["settings"]
     recipe = Recipe(**{name: begun[name] for name in asdict(RECIPE)})
-    stack = Stack(*(begun[name] for name in options.MACHINE))
+    stack = Stack(*(begun[name] for name in options.STACK_SETTINGS))
     return replace(kind, out=out, demo=begun["demo"], seed=begun["seed"], recipe=recipe, stack=stack)
 
 
