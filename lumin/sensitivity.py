@@ -163,8 +163,8 @@ def opening(rows: Sequence[Mapping]) -> Iterator[str]:
         return
     yield (
         "A change is in bold where its interval is clear of 0 and it is larger than every redrawn one. That proves "
-        "little: with so many intervals a few are clear of 0 by chance, and a change that is chance alone is larger "
-        f"than {'the redrawn one' if len(drawn) == 1 else 'both redrawn ones'} one time in {len(drawn) + 1}."
+        "little: with so many intervals a few are clear of 0 by chance, and a change that is chance alone exceeds "
+        f"{'the redrawn one' if len(drawn) == 1 else 'both redrawn ones'} with probability 1/{len(drawn) + 1}."
     )
     for name in MEASURES:
         most = ", ".join(
