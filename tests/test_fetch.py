@@ -502,6 +502,7 @@ def test_a_name_that_is_looked_up_for_ever(tmp_path, monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(fetch, "REACH", 0.2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**12))  # or that is told
     before = time.monotonic()
     with pytest.raises(fetch.FetchError, match=r"no connection \(no answer in 0.2 s\)"):
         fetch.download(tmp_path / "data", quiet, "http://idc.invalid")

@@ -229,7 +229,7 @@ def test_what_was_made_otherwise_is_no_row(varied, tmp_path):
     done("sensitivity", "--demo", "--out", out, "--only", "ddof-0", "--epochs", 2, "--overwrite")
     assert rows() == {"as it is", "ddof-0", "tuned-threshold"}
     before = files(out / "sensitivity/no-sampler")
-    assert "made with other settings" in refused(2, "sensitivity", "--demo", "--out", out, "--only", "no-sampler")
+    assert "Remove that folder" in refused(2, "sensitivity", "--demo", "--out", out, "--only", "no-sampler")
     assert files(out / "sensitivity/no-sampler") == before
     assert "itself" in refused(2, "sensitivity", "--demo", "--out", out / "sensitivity/padding", "--only", "cosine")
 
@@ -270,7 +270,7 @@ def test_an_unknown_choice_names_those_there_are(tmp_path):
     assert "own-split" in message
 
 
-@pytest.mark.parametrize(("words", "hint"), [(("dask",), "'loky', 'ray'"), (("ray", "--jobs", 1), "number of GPUs"),
+@pytest.mark.parametrize(("words", "hint"), [(("dask",), "'loky', 'ray'"), (("ray", "--jobs", 1), "--jobs N"),
     (("ray", "--jobs", 2), "--device cuda")])  # fmt: skip
 def test_a_backend_that_cannot_be(tmp_path, words, hint):
     """Before anything is fetched, read or made."""

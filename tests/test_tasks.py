@@ -94,7 +94,7 @@ def test_epochs_follow_the_recipe():
 # ---- a choice made otherwise ---------------------------------------------------------------------------
 
 # What the three that are no tasks are where nothing is made otherwise
-AS_IT_IS = {"recipe": vars(PAPER), "machine": {"precision": "auto"}, "reading": {"decision": "0.5", "ddof": 1}}
+AS_IT_IS = {"recipe": vars(PAPER), "stack": {"precision": "auto"}, "reading": {"decision": "0.5", "ddof": 1}}
 WORDS = {  # a value that nobody knows would silently be the usual one
     "window": {"SIGMOID"},
     "schedule": {"cosine", "plateau"},
