@@ -120,6 +120,7 @@ def test_many_seeds_interrupted_again_and_again(tmp_path, trained, monkeypatch):
     assert files(tmp_path / "broken") == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_seeds_of_real_data_share_the_images(tmp_path, trained, data, monkeypatch):
     prepared = []
     whole = preprocess.build_store
@@ -259,6 +260,7 @@ def test_a_table_of_two_splits_is_refused_before_training(tmp_path, trained):
     assert not trained
 
 
+@pytest.mark.slow
 def test_a_choice_that_is_made_anyway_is_not_trained(tmp_path, trained):
     words = ("sensitivity", "--demo", "--out", tmp_path / "out", "--precision", "fp32", "--only", "fp32")
     assert "Not run: redrawn-1" in done(*words)
