@@ -380,7 +380,7 @@ def replicate(
     run: "options.Study",
     seeds: Annotated[str, option("Which, such as 0-9 or 0,3,7-9.")] = "0-9",
 ) -> None:
-    """The whole paper once a seed, in OUT/seed<k>, and how far each cell of Table 2 moves."""
+    """The whole paper once a seed, in OUT/seedK, and how far each cell of Table 2 moves."""
     wanted = replication.parse_seeds(seeds)
     made = [replication.read(one.out) for one in series.replicate(run, wanted)]
     render(gallery.spread(run, "replication", replication.replication(made, wanted)))
