@@ -265,6 +265,10 @@ def test_a_ray_cluster_of_two_nodes_changes_no_byte(tmp_path, monkeypatch):
         monkeypatch.setattr(train, "run", None)  # nothing is trained in this process
         said = set()
         costs = jobs.run(there.relative_to(tmp_path), wanted, 2, lambda training, _: said.add(training.stage), "ray")
+        one = [training(there.relative_to(tmp_path), "mass-calc", 1)]  # a job alone goes to the cluster as well
+        assert len(jobs.run(there.relative_to(tmp_path), one, 2, lambda training, line: None, "ray")) == 1
+        with pytest.raises(jobs.JobsError, match=r"2 CPUs for 3 trainings at once\. Type --jobs"):
+            jobs.run(there.relative_to(tmp_path), wanted, 3, lambda training, line: None, "ray")
     finally:
         ray.shutdown()
         cluster.shutdown()

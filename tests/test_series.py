@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from test_repro import files as every_file
 from test_verify import small_cohort
 
 import repro
-from lumin import jobs, paper, preprocess, record, results, study, train
+from lumin import jobs, options, paper, preprocess, record, results, series, study, train
 from lumin.tasks import TASKS
 
 SEEDS = (0, 1, 2)
@@ -64,6 +65,11 @@ def trained(monkeypatch):
 @pytest.fixture
 def data(tmp_path):
     return small_cohort(tmp_path / "data", 72)
+
+
+def opened(data, out):
+    """The study of a folder, as the command line opens it."""
+    return options.open_study(repro.Options(data=data, out=out), repro.Screen())
 
 
 def done(*words):
@@ -148,6 +154,28 @@ def test_beginning_anew_in_one_folder_leaves_the_others(tmp_path, trained, data)
     assert files(tmp_path / "out/seed5") == before
 
 
+def test_images_killed_just_before_they_count_as_done(tmp_path, data, monkeypatch):
+    """What was entered before them must not be taken for them, nor be missing where they are shared."""
+    commit, entered = record.commit, []
+
+    def killed(out, stage, *more, **part):
+        entered.append(stage)
+        if stage == "prepare" and entered.count("prepare") < 3:
+            raise KeyboardInterrupt
+        return commit(out, stage, *more, **part)
+
+    monkeypatch.setattr(record, "commit", killed)
+    words = ("--data", data, "--out", tmp_path / "out", "--weights", "random")
+    refused(130, "prepare", *words)
+    refused(130, "prepare", *words)
+    assert call("prepare", *words).exit_code == 0
+    monkeypatch.setattr(record, "commit", commit)
+    made = series.share_images(replace(opened(data, tmp_path / "out"), out=tmp_path / "other"), tmp_path / "out")
+    assert not record.stale(made.out, "prepare", record.read(tmp_path / "out")["stages"]["prepare"]["inputs"])
+    assert (made.out / "images.npy").samefile(tmp_path / "out/images.npy")
+    assert "sources" in record.read(made.out)["unverified"]
+
+
 # ---- choices -----------------------------------------------------------------------------------------
 
 ONLY = ("no-sampler", "own-split", "padding", "redrawn-1", "ddof-0")
@@ -203,6 +231,7 @@ def test_the_folder_of_a_choice_is_a_study(varied, trained):
         assert result.exit_code == 0, result.output
     assert len(trained) == count
     assert call("verify", "--demo", "--out", out).exit_code == 0
+    assert "padded images" in refused(2, "fig2", "--demo", "--out", out / "sensitivity/padding")
 
 
 @pytest.mark.slow
