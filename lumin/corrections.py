@@ -109,7 +109,7 @@ def apply(
     if problems:
         raise CorrectionError(
             f"{len(problems)} of {len(rows)} corrections do not fit these images. They are for the whole of CMMD as "
-            "published: complete the data folder, or type --cohort as-published.",
+            "published: complete the data folder, or leave out --cleaned.",
             problems,
         )
     return kept, moved, [note(row) for row in rows]

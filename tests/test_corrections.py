@@ -83,7 +83,7 @@ def test_nothing_to_correct_changes_nothing_and_input_stays():
     ],
 )
 def test_a_correction_that_does_not_meet_its_image_is_an_error(row, there, labelled, what):
-    with pytest.raises(CorrectionError, match="--cohort as-published") as error:
+    with pytest.raises(CorrectionError, match="leave out --cleaned") as error:
         apply(there, sheet(*labelled), [Correction(*row)])
     assert any(what in problem.what for problem in error.value.problems)
     assert isinstance(error.value, CohortError)
