@@ -27,14 +27,14 @@ The map of the house. Data flows downwards; a module imports only what is named 
     gradcam     Grad-CAM of the MLMC network                             <- augment, network
     pointing    does the hottest point lie in the lesion?                <- nothing
     figures     curves, losses, Table 2 as dots                          <- paper, tasks, stats, results
-    figure2     the paper's Figure 2, and twelve more images             <- paper, tasks, stats, results, figures
+    figure2     the paper's Figure 2, and twelve more images             <- paper, tasks, stats, results, tables, figures
     report      one self-contained HTML page                             <- paper, tasks
     doctor      is this machine ready?                                   <- paper, network
     sensitivity one choice made otherwise: what moves                    <- paper, results, split, stats, tables, tasks
-    spreads     pictures of many studies                                 <- figures, sensitivity
+    spreads     pictures of many studies                                 <- paper, figures, sensitivity
     options     what is asked for -> a Study                             <- paper, network, record, tasks, train
     study <- paper, sheet, corrections, cohort, options, phantom, preprocess, record, split, tasks, network, train, tables
-    work        stages by one process at a time, trainings as one pool  <- paper, options, network, record, train, jobs, study
+    work        stages by one process at a time, trainings as one pool  <- paper, options, network, record, split, train, jobs, study
     series      the study with other seeds, and with choices made otherwise <- paper, options, cohort, network, record, tasks, tables, sensitivity, study, work
     gallery <- cohort, preprocess, record, options, network, tables, tasks, train, gradcam, pointing, figures, figure2, report, spreads
 

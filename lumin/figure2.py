@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from lumin import results, stats
 from lumin.figures import BLUE, Files, drawing, files
-from lumin.paper import FOLDS
+from lumin.paper import FOLDS, suffix
+from lumin.tables import grid
 from lumin.tasks import BY_NAME, targets
 
 AGE = 58  # of the patient in the paper's Fig. 2
@@ -115,10 +116,9 @@ def fig2(of: Judged, look: Look, output: str, patient: str | None, cohort: str, 
 
     `found` is pointing.check()'s answer, empty where no one knows the lesions' places.
     """
-    suffix = "" if cohort == "CMMD" else f" ({cohort})"
     (rows, why), number = choose(of, patient), BY_NAME["mlmc"].outputs.index(output)
     maps = look(np.array(rows))[number]
-    title = f"Figure 2. Grad-CAM of MLMC, {output}{suffix}"
+    title = f"Figure 2. Grad-CAM of MLMC, {output}{suffix(cohort)}"
     with drawing(7.2, 6) as figure:
         axes = figure.subplots(2, 2 * len(rows), height_ratios=(2.3, 1), squeeze=False)
         for axis in axes.flat:
@@ -153,9 +153,8 @@ def told(found: Found) -> str:
         [output, f"{values['images']}", *(f"{100 * values[name]:.1f} %" for name in ("hit", "by area", "by habit"))]
         for output, values in found.items()
     ]
-    lines = [" | ".join(line) for line in [header, [":--", *["--:"] * 4], *rows]]
     return "\n".join([
-        *(f"| {line} |" for line in lines),
+        grid(header, rows),
         "\nTest images with the finding. By area: the lesion's share of the breast. By habit: the hottest points of "
         "the other images of the same side and view, so what a network gains by knowing where lesions usually are. A "
         "lesion smaller than the map's cell of 32 pixels can be missed by a network that sees it.",
@@ -164,7 +163,7 @@ def told(found: Found) -> str:
 
 def sheet(of: Judged, look: Look, output: str, cohort: str) -> Files:
     """Twelve more test images, right and wrong calls of one output, the surest of each kind."""
-    suffix, number = "" if cohort == "CMMD" else f" ({cohort})", BY_NAME["mlmc"].outputs.index(output)
+    number = BY_NAME["mlmc"].outputs.index(output)
     kinds: dict[tuple[bool, bool], dict[str, int]] = {(r, p): {} for r in (True, False) for p in (True, False)}
     for row in sorted(of.said, key=lambda row: (-abs(of.said[row][number] - 0.5), of.mammograms[row].image)):
         kind = kinds[bool(of.calls(row)[number]), bool(of.truth(row)[number])]
@@ -172,7 +171,7 @@ def sheet(of: Judged, look: Look, output: str, cohort: str) -> Files:
     ranked = [(place, name, row) for name, kind in kinds.items() for place, row in enumerate(kind.values())]
     chosen = sorted(ranked, key=lambda one: one[0])[:SHEET]  # the kinds in turn, as far as each goes
     picked = [row for _, _, row in sorted(chosen, key=lambda one: (not one[1][0], not one[1][1], one[0]))]
-    title = f"Grad-CAM of MLMC, {output}: right and wrong calls{suffix}"
+    title = f"Grad-CAM of MLMC, {output}: right and wrong calls{suffix(cohort)}"
     with drawing(7.2, 5.6) as figure:
         axes = figure.subplots(2, SHEET // 2)
         spare = iter(axes.flat)

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lumin import results, stats
-from lumin.paper import FOLDS, TABLE2
-from lumin.results import Mammogram, Scored
+from lumin.paper import FOLDS, TABLE2, suffix
+from lumin.results import LEVELS, Mammogram, Scored
 from lumin.tasks import BY_NAME, TASKS
 
 # Okabe and Ito's palette: told apart with every common colour blindness.
@@ -78,11 +78,10 @@ def files(name: str, figure: Figure, title: str, text: str, missing: Sequence[st
 
 def all_figures(out: Path, mammograms: Sequence[Mammogram], seed: int, cohort: str) -> Files:
     """Outputs folder, its records, seed and kind of cohort -> every figure but Figure 2."""
-    suffix = "" if cohort == "CMMD" else f" ({cohort})"
     says = {task.name: read(out, task.name, mammograms) for task in TASKS}
-    made = losses(out, suffix) | dots(out, suffix)
+    made = losses(out, cohort) | dots(out, cohort)
     for name, (draw, title, text) in CURVES.items():
-        made |= panels(name, says, draw, f"{title}{suffix}", text, seed)
+        made |= panels(name, says, draw, f"{title}{suffix(cohort)}", text, seed)
     return made
 
 
@@ -251,9 +250,9 @@ CURVES = {
 # ---- losses --------------------------------------------------------------------------------------
 
 
-def losses(out: Path, suffix: str) -> Files:
+def losses(out: Path, cohort: str) -> Files:
     """history/ -> training and validation loss of the 25 trainings, the chosen epoch marked."""
-    title, missing, chosen = f"Loss of the 25 trainings{suffix}", [], []
+    title, missing, chosen = f"Loss of the 25 trainings{suffix(cohort)}", [], []
     with drawing(9, 8) as figure:
         axes = figure.subplots(len(TASKS), FOLDS, sharey="row")
         for task, row in zip(TASKS, axes, strict=True):
@@ -284,7 +283,7 @@ def losses(out: Path, suffix: str) -> Files:
 # ---- Table 2 as dots -----------------------------------------------------------------------------
 
 
-def dots(out: Path, suffix: str) -> Files:
+def dots(out: Path, cohort: str) -> Files:
     """tables/table2a.json and table2b.json -> every cell, the paper's figure beside ours."""
     rows, missing = [], []
     for name in ("table2a", "table2b"):
@@ -293,10 +292,9 @@ def dots(out: Path, suffix: str) -> Files:
             missing.append(name)
             continue
         content = json.loads(path.read_text())
-        by_group = next(value for key, value in content.items() if key.startswith("As in the paper"))
-        cells = [(task, by_task) for pair in by_group.values() for task, by_task in pair.items()]
+        cells = [(task, by_task) for pair in content[LEVELS[0]].values() for task, by_task in pair.items()]
         rows += [(t, c, ours) for t, by_cell in cells for c, ours in by_cell.items() if ours["mean"] is not None]
-    title = f"Every cell of Table 2: the paper and this run{suffix}"
+    title = f"Every cell of Table 2: the paper and this run{suffix(cohort)}"
     with drawing(7, 1.2 + 0.24 * max(len(rows), 4)) as figure:
         axes = figure.subplots()
         for y, (task, cell, ours) in enumerate(rows):

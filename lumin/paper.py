@@ -72,6 +72,11 @@ def classes(mammogram: object) -> tuple[str, ...]:
     return pathology, abnormality, *subtype
 
 
+def suffix(cohort: str) -> str:
+    """What a title says of a cohort that is not the paper's."""
+    return "" if cohort == "CMMD" else f" ({cohort})"
+
+
 # ---- unstated: our choice, why, and what else would be plausible ---------------------------------
 
 
@@ -178,6 +183,8 @@ PAPER = Recipe()
 # DEVIATION: the demo is smaller: 166 x 64 pixels, random weights, 10 and 12 epochs, 40 % in the test set.
 # Frozen; the same as the paper in everything else. The test set must be large enough to measure something.
 DEMO = Recipe(166, 64, abnormality_epochs=10, luminal_epochs=12, test_share=0.4, weights="random")
+
+PLATEAU = 5  # epochs in a row without a better one, of the schedule of that name
 
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -15,15 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import percentileofscore
 
 from lumin import tables
-from lumin.paper import ALPHA, FOLDS, TABLE2, Published
-from lumin.results import TASK_OF, cell_names
+from lumin.paper import ALPHA, FOLDS, TABLE2, Published, suffix
+from lumin.results import LEVELS, TASK_OF, cell_names
 from lumin.tables import NAMES, PARTS, Document, between, grid, number
 
-PAPER, *_ = LEVELS = (  # what a table calls its units
-    "As in the paper: mean (SD) of five fold models, by image",
-    "By breast: mean of CC and MLO",
-    "Ensemble: mean of the five models, by image",
-)
+PAPER = LEVELS[0]
 SIZES = {"05": 0.05, "0001": ALPHA}  # of the tests
 MOST_SEEDS = 1000  # a seed is 25 trainings
 
@@ -253,7 +249,7 @@ def replication(runs: Sequence[Run], asked: Sequence[int] | None = None) -> Docu
     judged = [claim_row(having, cell) for cell, having in all_cells(done)]
     about = next(iter(next(iter(done.values())).values()))
     cohort, departures = about["cohort"], about["departures"]
-    title = "Replication. Tables 2a and 2b over seeds" + ("" if cohort == "CMMD" else f" ({cohort})")
+    title = "Replication. Tables 2a and 2b over seeds" + suffix(cohort)
     sections = [f"# {title}", *opening(done, wanted, cohort), *moves(rows), *better(judged)]
     left_out = "; ".join(departures) or "nothing"
     footer = f"Cohort: {cohort}. Seeds {listed(list(done))}.  \nLeft out of the paper's method: {left_out}.  "

@@ -32,6 +32,11 @@ TASK_OF = {
     "pathology": "benign-malignant",
     "subtype": "luminal-baseline",
 }  # the one the other is held against
+LEVELS = (  # what Tables 2a and 2b judge, the paper's way first
+    "As in the paper: mean (SD) of five fold models, by image",
+    "By breast: mean of CC and MLO",
+    "Ensemble: mean of the five models, by image",
+)
 DRAWS = 2000  # of the bootstrap
 PERMUTATIONS = 19_999  # so that p can be below .0001
 

@@ -95,9 +95,14 @@ def change(ours: Measured, otherwise: Measured) -> dict[str, float]:
 
 def leak(out: Path, mammograms: Sequence[Mammogram]) -> dict[str, list[str]]:
     """Folder whose MLMC has a split of its own -> fold: luminal test patients that its MLMC saw."""
-    shared, own = split.read_csv(out / "split.csv"), split.read_csv(out / f"split-{SOURCE[0]}.csv")
-    test = sorted({m.patient for m in mammograms if m.luminal is not None and shared[m.patient] == "test"})
+    own, test = split.read_csv(out / f"split-{SOURCE[0]}.csv"), tested(out, mammograms)
     return {f"fold{fold}": [p for p in test if own[p] not in ("test", f"fold{fold}")] for fold in range(FOLDS)}
+
+
+def tested(out: Path, mammograms: Sequence[Mammogram]) -> list[str]:
+    """Patients of the luminal test set."""
+    roles = split.read_csv(out / "split.csv")
+    return sorted({m.patient for m in mammograms if m.luminal is not None and roles[m.patient] == "test"})
 
 
 def row(name: str, figures: Mapping[str, Mapping], base: Mapping[str, Mapping], ddof: int = 1) -> dict:
@@ -206,12 +211,11 @@ def change_text(found: Mapping[str, float], chance: float) -> str:
 def leaked(lost: Mapping[str, Sequence[str]], mammograms: Sequence[Mammogram], out: Path) -> Iterator[str]:
     """How many of the luminal test patients an MLMC with a split of its own was trained on, and who they are."""
     if lost:
-        roles = split.read_csv(out / "split.csv")
-        test = {m.patient for m in mammograms if m.luminal is not None and roles[m.patient] == "test"}
-        counts, every = ", ".join(str(len(p)) for p in lost.values()), sorted(set().union(*lost.values()))
+        test, counts = len(tested(out, mammograms)), ", ".join(str(len(p)) for p in lost.values())
+        every = sorted(set().union(*lost.values()))
         yield f"{DETAILS} a split of its own leaks"
         yield (
-            f"`own-split`: of the {len(test)} patients in the luminal test set, MLMC was trained on {counts} in folds "
+            f"`own-split`: of the {test} patients in the luminal test set, MLMC was trained on {counts} in folds "
             f"0 to {FOLDS - 1}, on {len(every)} in any. They are {', '.join(every) or 'none'}. Not counted: test "
             "patients on whom the MLMC of a fold chose its epoch, and validation patients of the luminal tasks among "
             "those that it was trained on."

@@ -1,7 +1,5 @@
 """Many studies beside one: the same with other seeds, and with one choice of ours made otherwise."""
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
@@ -133,13 +131,13 @@ def share_images(study: Study, source: Path) -> Study:
 
     Returns the study, no longer overwriting: what was to be removed is.
     """
-    settings, entry = record.read(source)["settings"], record.read(source)["stages"]["prepare"]
+    theirs = record.read(source)
     with record.lock(study.out, patience=work.PATIENCE):
-        if study.overwrite or record.stale(study.out, "prepare", entry["inputs"]):
-            about = {name: settings[name] for name in ("cohort", "images")}
+        if study.overwrite or record.stale(study.out, "prepare", theirs["stages"]["prepare"]["inputs"]):
+            about = {name: theirs["settings"][name] for name in ("cohort", "images")}
             record.claim(study.out, study.lasting | about, study.overwrite)
-            adopt(study.out, source, "sources", "unverified")  # before what makes the images count as done
-            adopt(study.out, source, "prepare")
+            record.adopt(study.out, source, "sources", "unverified")  # before what makes the images count as done
+            record.adopt(study.out, source, "prepare")
     return replace(study, overwrite=False)
 
 
@@ -151,21 +149,4 @@ def share_trainings(study: Study, source: Path) -> None:
         for training in stages.trainings(study, EVERY_FOLD):  # MLMC first: transfer starts from it
             known = training.origin or training.start.exists()
             if known and training.stale() and theirs[training.stage]["inputs"] == training.made_from:
-                adopt(study.out, source, training.stage)
-
-
-def adopt(out: Path, source: Path, stage: str, part: str = "stages") -> None:
-    """Enter a stage of another outputs folder here, its files as hard links, or copies where the disk has none.
-
-    Links are safe since every writer replaces a file (record.atomic) and none writes into one.
-    """
-    theirs = record.read(source)
-    entry = theirs[part][stage]
-    for name in entry["files"]:
-        with record.atomic(out / name) as file:
-            file.unlink()  # os.link does not replace
-            try:
-                os.link(source / name, file)
-            except OSError:  # another disk, or one without links
-                shutil.copyfile(source / name, file)
-    record.commit(out, stage, entry["files"], entry["inputs"], theirs["stacks"][entry["stack"]], part)
+                record.adopt(study.out, source, training.stage)

@@ -6,6 +6,7 @@ from math import isfinite
 from matplotlib.ticker import MaxNLocator
 
 from lumin.figures import BLUE, GREY, ORANGE, Files, drawing, files, wording
+from lumin.paper import suffix
 from lumin.sensitivity import AS_IT_IS, COLUMNS, GAIN, HEADS, MEASURES, REDRAWN, redrawn_change
 
 
@@ -69,8 +70,3 @@ def tornado(axes: object, rows: Sequence[tuple[str, Mapping]], chance: float) ->
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-
-
-def suffix(cohort: str) -> str:
-    """What a title says of a cohort that is not the paper's."""
-    return "" if cohort == "CMMD" else f" ({cohort})"

@@ -11,7 +11,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -190,14 +190,17 @@ def trainings(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]
     mammograms, _ = cohort.read_csv(study.out / "cohort.csv")
     wanted, tasks = list(wanted), study.tasks
     upstream = [(tasks[name].init, fold) for name, fold in wanted if tasks[name].init in tasks]
+    parted = {  # split -> each patient's role, and the hashes of what trainings of that split are made from
+        name: (split.read_csv(study.out / split_file(name)), study.hashes("cohort.csv", "images.csv", split_file(name)))
+        for name in ("", *own_splits(study))
+    }
     made = []
     for name, fold in dict.fromkeys([*upstream, *wanted]):
         task = tasks[name]
-        parted = split_file(task.split)
-        roles = split.read_csv(study.out / parted)
+        roles, hashes = parted[task.split]
         select = partial(rows, task, mammograms, roles)
         start, origin = starting(study, task, fold)
-        inputs = study.hashes("cohort.csv", "images.csv", parted) | {"version": VERSIONS["train"]}
+        settings = {"version": VERSIONS["train"], "settings": record.digest([asdict(task), study.method])}
         made.append(
             Training(
                 out=study.out,
@@ -215,7 +218,7 @@ def trainings(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]
                 columns=[f"{m.image},{m.patient},{m.laterality},{m.view},{roles[m.patient]}" for m in mammograms],
                 start=start,
                 origin=origin,
-                inputs=inputs | {"settings": record.digest([asdict(task), study.method])},
+                inputs=hashes | settings,
             )
         )
     return made
@@ -259,26 +262,6 @@ def lacking(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]:
         if training.stale() or any(training.start == earlier.out / earlier.files[0] for earlier in todo):
             todo.append(training)
     return todo
-
-
-def check_splits(study: Study, names: Collection[str]) -> None:
-    """Refuse what ends in a table whose tasks do not share a test set, before it is trained."""
-    for table, wanted in TABLES.items():
-        if set(wanted) <= set(names) and len({study.tasks[name].split for name in wanted}) > 1:
-            raise record.RecordError(
-                f"In {study.out} MLMC has a split of its own, so {table} cannot be made. Type another command or --out."
-            )
-
-
-def check_trainable(study: Study, todo: Sequence[Training]) -> None:
-    """Refuse what could not be trained to its end: without the weights it starts from, or without images."""
-    if study.recipe.weights.startswith("file") and study.start is None:
-        raise record.RecordError(f"{study.out} was begun with weights of a file. Name it again with --weights.")
-    for training in todo:
-        for name, those in (("training", training.train), ("validation", training.validation), ("test", training.test)):
-            if not len(those):
-                what = f"{training.task.name}, fold {training.fold}: there is no {name} image with such a label."
-                raise split.SplitError(f"{what} The cohort is too small for it; try table1, or train another task.")
 
 
 def begin(study: Study, todo: Sequence[Training]) -> None:

@@ -9,8 +9,8 @@ from statistics import mean, stdev
 from typing import NamedTuple, Protocol
 
 from lumin import results
-from lumin.paper import ALPHA, FOLDS, TABLE1, TABLE2, classes
-from lumin.results import Comparison, Estimate, Scored
+from lumin.paper import ALPHA, FOLDS, TABLE1, TABLE2, classes, suffix
+from lumin.results import LEVELS, Comparison, Estimate, Scored
 from lumin.stats import holm
 
 LABELS = {
@@ -114,13 +114,13 @@ def bold(texts: Sequence[str], values: Sequence[float]) -> list[str]:
 
 def document(title: str, about: Provenance, sections: Iterable[str], data: object) -> Document:
     """Title, sections and raw numbers -> Markdown with the footer, and JSON of six significant digits."""
-    suffix = "" if about.cohort == "CMMD" else f" ({about.cohort})"
+    title += suffix(about.cohort)
     footer = [
         f"Cohort: {about.cohort}. Seed {about.seed}. SHA-256 of split.csv: `{about.split}`.",
         "Left out of the paper's method: " + ("; ".join(about.departures) or "nothing") + ".",
     ]
-    text = "\n\n".join([f"# {title}{suffix}", *sections, "---", "\n".join(f"{line}  " for line in footer)])
-    content = {"title": f"{title}{suffix}", **about._asdict(), **significant(data)}
+    text = "\n\n".join([f"# {title}", *sections, "---", "\n".join(f"{line}  " for line in footer)])
+    content = {"title": title, **about._asdict(), **significant(data)}
     return Document(text + "\n", json.dumps(content, indent=1) + "\n")
 
 
@@ -194,24 +194,19 @@ def table2(name: str, out: Path, mammograms: Sequence[Mammogram], roles: dict[st
     """Name and predictions -> Table 2a or 2b, its variants, what no image is needed for, and the tests."""
     groups, better = PARTS[name]
     says = {g: {t: results.read(out, t, g, mammograms) for t in (results.TASK_OF[g], better)} for g in groups}
-    levels = {
-        "As in the paper: mean (SD) of five fold models, by image": lambda table: table,
-        "By breast: mean of CC and MLO": results.by_breast,
-        "Ensemble: mean of the five models, by image": results.ensemble,
-    }
     sections, data = [], {}
-    for title, change in levels.items():
+    for title, change in zip(LEVELS, (lambda table: table, results.by_breast, results.ensemble), strict=True):
         found = {
             g: {t: results.estimates(change(table), about.seed) for t, table in pair.items()}
             for g, pair in says.items()
         }
-        paper = title.startswith("As in")
+        paper = title == LEVELS[0]
         sections += [f"## {title}", grid(header(name, paper), cells(found, better, paper))]
         data[title] = {g: {t: summary(estimates) for t, estimates in pair.items()} for g, pair in found.items()}
     sections.append(
         "95 % intervals say how far other test patients would move the figure, the trained models held fixed: patients "
-        "resampled within their class 2,000 times, all their images together (percentile); for the AUC of exclusive "
-        "classes DeLong's with patients as clusters. The SD: how far another training fold does."
+        f"resampled within their class {results.DRAWS:,} times, all their images together (percentile); for the AUC of "
+        "exclusive classes DeLong's with patients as clusters. The SD: how far another training fold does."
     )
     simple = {g: results.without_images(g, mammograms, roles) for g in groups}
     sections += ["## Without an image", *without(simple, about.seed, data)]

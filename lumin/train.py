@@ -19,12 +19,11 @@ from torch.utils.data import WeightedRandomSampler
 from lumin import record
 from lumin.augment import augment, draw, normalise
 from lumin.network import Classifier, Stack, network, restore
-from lumin.paper import BATCH, PATIENCE, WEIGHT_DECAY, seed
+from lumin.paper import BATCH, PATIENCE, PLATEAU, WEIGHT_DECAY, seed
 from lumin.tasks import Task
 
 EVALUATION_BATCH = 32  # fixed, since a kernel may add up in another order for another batch size
 CHECKPOINT_SECONDS = 60.0
-PLATEAU = 5  # epochs
 
 
 class TrainingError(ValueError):

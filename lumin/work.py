@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from lumin import jobs, network, record
+from lumin import jobs, network, record, split
 from lumin import study as stages
 from lumin.options import STACK_SETTINGS, Study
 from lumin.paper import FOLDS
@@ -40,7 +40,7 @@ def learn(studies: Sequence[Study], names: Collection[str], folds: Collection[in
     if not wanted:
         return
     for study in studies:
-        stages.check_splits(study, names)
+        check_splits(study, names)
     with ExitStack() as stack:
         for study in studies:
             stack.enter_context(record.lock(study.out, ".lock.trainings", shared=True))
@@ -49,7 +49,7 @@ def learn(studies: Sequence[Study], names: Collection[str], folds: Collection[in
         if not every:
             return first.screen.say("Trainings: up to date.")
         for study in studies:
-            stages.check_trainable(study, todo[study.out])
+            check_trainable(study, todo[study.out])
         for study in studies:
             if todo[study.out]:
                 stages.begin(study, todo[study.out])
@@ -59,6 +59,29 @@ def learn(studies: Sequence[Study], names: Collection[str], folds: Collection[in
         for study in studies:
             if made := {stage: cost for (out, stage), cost in costs.items() if out == study.out}:
                 stages.note(study, made)
+
+
+# ---- what is refused before it is trained ----------------------------------------------------------
+
+
+def check_splits(study: Study, names: Collection[str]) -> None:
+    """Refuse what ends in a table whose tasks do not share a test set, before it is trained."""
+    for table, wanted in stages.TABLES.items():
+        if set(wanted) <= set(names) and len({study.tasks[name].split for name in wanted}) > 1:
+            raise record.RecordError(
+                f"In {study.out} MLMC has a split of its own, so {table} cannot be made. Type another command or --out."
+            )
+
+
+def check_trainable(study: Study, todo: Sequence[Training]) -> None:
+    """Refuse what could not be trained to its end: without the weights it starts from, or without images."""
+    if study.recipe.weights.startswith("file") and study.start is None:
+        raise record.RecordError(f"{study.out} was begun with weights of a file. Name it again with --weights.")
+    for training in todo:
+        for name, those in (("training", training.train), ("validation", training.validation), ("test", training.test)):
+            if not len(those):
+                what = f"{training.task.name}, fold {training.fold}: there is no {name} image with such a label."
+                raise split.SplitError(f"{what} The cohort is too small for it; try table1, or train another task.")
 
 
 # ---- what it will cost -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from lumin import figure2, figures
+from lumin import figure2, figures, results
 from lumin.cohort import Mammogram
 from lumin.figure2 import FigureError
 from lumin.preprocess import Row
@@ -140,7 +140,7 @@ def test_the_same_figure_has_the_same_bytes():
 def test_dots_show_our_cells_beside_the_papers(out):
     cell = {"folds": [0.1, 0.3], "low": 0.15, "high": 0.25, "mean": 0.2, "sd": 0.14}
     empty = {"folds": [0.5], "low": None, "high": None, "mean": 0.5, "sd": None}
-    content = {"As in the paper": {"subtype": {"luminal-baseline": {"non_luminal": cell, "luminal": empty}}}}
+    content = {results.LEVELS[0]: {"subtype": {"luminal-baseline": {"non_luminal": cell, "luminal": empty}}}}
     (out / "tables").mkdir()
     (out / "tables/table2b.json").write_text(json.dumps(content))
     about = json.loads(figures.dots(out, "")["figures/dots.json"])

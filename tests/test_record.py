@@ -319,3 +319,39 @@ def test_overwrite_takes_a_folder_where_a_file_should_be(made):
     (made / "cohort.csv/mine.txt").write_text("keep")
     record.clear(made)
     assert (made / "cohort.csv/mine.txt").read_text() == "keep"
+
+
+# ---- a stage of another folder -------------------------------------------------------------------------
+
+
+def test_an_adopted_stage_is_what_it_was_where_it_comes_from(made, tmp_path_factory):
+    out = tmp_path_factory.mktemp("other")
+    record.adopt(out, made, "prepare")
+    record.adopt(out, made, "run", "unverified")
+    ours, theirs = record.read(out), record.read(made)
+    assert ours["stages"] == {"prepare": theirs["stages"]["prepare"]}
+    assert ours["unverified"] == theirs["unverified"]
+    assert ours["stacks"] == theirs["stacks"]
+    assert (out / "cohort.csv").samefile(made / "cohort.csv")
+    assert not record.stale(out, "prepare", {"size": [64, 32]})
+    record.write(out / "cohort.csv", "mine alone")  # a writer replaces, so the other folder keeps what it had
+    assert (made / "cohort.csv").read_text() == "content of cohort.csv\n"
+
+
+def test_without_links_an_adopted_file_is_a_copy(made, tmp_path_factory, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", refuse)
+    out = tmp_path_factory.mktemp("other")
+    record.adopt(out, made, "prepare")
+    assert not (out / "cohort.csv").samefile(made / "cohort.csv")
+    assert not record.stale(out, "prepare", {"size": [64, 32]})
+    assert parts(out) == []
+
+
+def test_what_was_altered_there_is_not_taken_for_true_here(made, tmp_path_factory):
+    record.write(made / "cohort.csv", "altered")
+    out = tmp_path_factory.mktemp("other")
+    record.adopt(out, made, "prepare")
+    assert "altered" in record.stale(out, "prepare", {"size": [64, 32]})
