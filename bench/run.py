@@ -402,7 +402,7 @@ def epoch(folder: Path, size: str, stack: Stack, batch: int, steps: int, settled
         folder, TASK, 0, 0, 1, stack, store, names, targets, rows, nobody, nobody, names, None, "random", {}
     )
     pixels = Pixels(store, stack.settle())
-    model = network(TASK, None, training.key, stack.precision).to(pixels.device, memory_format=torch.channels_last)
+    model = network(TASK, None, training.key, stack.precision).to(pixels.device)
     optimiser, state = Optimiser(model, TASK.learning_rate), State()
 
     def one() -> None:

@@ -337,19 +337,22 @@ def augmix(images: Tensor, recipes: Sequence[tuple[tuple[Step, ...], ...]], weig
 
 
 def normalise(images: Tensor) -> Tensor:
-    """(B, H, W) uint8 -> (B, 3, H, W) float32, channels last: grey three times, with ImageNet's mean and SD."""
+    """(B, H, W) uint8 -> (B, 3, H, W) float32: grey three times, with ImageNet's mean and SD.
+
+    In memory as (B, W, H, 3), which is how the network wants it.
+    """
     batch, height, width = images.shape
-    out = torch.empty(batch, height, width, 3, device=images.device).permute(0, 3, 1, 2)
+    out = torch.empty(batch, width, height, 3, device=images.device)
     piece = batch if images.is_cuda else max(1, 2**19 // (height * width))  # what a CPU's cache holds
     for part, result in zip(images.split(piece), out.split(piece), strict=True):
-        share = part.float().mul_(1 / 255)
+        share = part.transpose(1, 2).contiguous().float().mul_(1 / 255)
         for channel, (mean, sd) in enumerate(zip(IMAGENET_MEAN, IMAGENET_SD, strict=True)):
-            torch.div(share - mean, sd, out=result[:, channel])
-    return out
+            torch.div(share - mean, sd, out=result[..., channel])
+    return out.permute(0, 3, 2, 1)
 
 
 def augment(images: Tensor, draws: Draws) -> Tensor:
-    """(B, H, W) uint8 -> (B, 3, H, W) float32, channels last: flipped, mixed, equalized, normalised, erased."""
+    """(B, H, W) uint8 -> (B, 3, H, W) float32 as `normalise` has it: flipped, mixed, equalized, normalised, erased."""
     pictures = [image.flip(-1) if flip else image for image, flip in zip(images, draws.flip.tolist(), strict=True)]
     mixed = [i for i, chains in enumerate(draws.chains) if chains]
     if mixed:

@@ -4,7 +4,6 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -17,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import ResNet18_Weights
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from lumin.convolution import convolve, lay
 from lumin.paper import seed
 from lumin.tasks import Task
 
@@ -103,7 +103,10 @@ class Classifier(ResNet):
 
     def __init__(self, outputs: int, dropout: float = 0.0, precision: str = "fp32") -> None:
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=outputs)
-        self.dropout, self.half = dropout, precision == "bf16"
+        self.dropout, self.dtype = dropout, torch.bfloat16 if precision == "bf16" else torch.float32
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight = nn.Parameter(lay(layer.weight.detach()))
         self.frozen: list[nn.Module] = []  # layers that stay in evaluation mode
 
     def freeze_norms(self) -> None:
@@ -120,13 +123,20 @@ class Classifier(ResNet):
 
     def maps(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, 512, H/32, W/32), the last convolutional stage."""
-        with torch.autocast(images.device.type, torch.bfloat16) if self.half else nullcontext():
-            x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-            return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = F.relu_(self.bn1(convolve(images.transpose(2, 3).to(self.dtype), self.conv1)))
+        x = self.maxpool(x)
+        for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
+            inner = F.relu_(block.bn1(convolve(x, block.conv1)))
+            inner = block.bn2(convolve(inner, block.conv2))
+            if block.downsample:
+                shortcut, norm = block.downsample
+                x = norm(convolve(x, shortcut))
+            x = F.relu_(inner.add_(x))
+        return x.transpose(2, 3)
 
     def head(self, maps: Tensor) -> Tensor:
         """(B, 512, h, w) -> (B, outputs) logits, float32."""
-        features = maps.float().mean((2, 3))
+        features = maps.to(torch.promote_types(maps.dtype, torch.float32)).mean((2, 3))
         return self.fc(F.dropout(features, self.dropout, self.training))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -200,4 +210,4 @@ def restore(task: Task, path: Path, stack: Stack, device: torch.device) -> Class
     """A fold's weights -> its network in evaluation mode."""
     model = Classifier(len(task.outputs), task.dropout, stack.precision)
     model.load_state_dict(load_weights(path))
-    return model.to(device, memory_format=torch.channels_last).eval()
+    return model.to(device).eval()

@@ -18,6 +18,7 @@ from torch.utils.data import WeightedRandomSampler
 
 from lumin import record
 from lumin.augment import augment, draw, normalise
+from lumin.convolution import in_memory
 from lumin.network import Classifier, Stack, network, restore
 from lumin.paper import BATCH, PATIENCE, PLATEAU, WEIGHT_DECAY, seed
 from lumin.tasks import Task
@@ -162,8 +163,7 @@ class Pixels:
 class Optimiser:
     """Adam (2.2) on views of the weights that are contiguous.
 
-    A channels-last weight is not contiguous as (O, I, h, w) but is as (O, h, w, I), and the fused
-    kernel copies whatever is not: 3 % of a step on a CPU. The arithmetic is elementwise, so the same.
+    The fused kernel copies whatever is not, 3 % of a step on a CPU. The arithmetic is elementwise, so the same.
     """
 
     def __init__(self, model: Classifier, learning_rate: float) -> None:
@@ -173,7 +173,7 @@ class Optimiser:
 
     @staticmethod
     def view(tensor: Tensor) -> Tensor:
-        return tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
+        return in_memory(tensor) if tensor.dim() == 4 else tensor
 
     def step(self) -> None:
         for view, weight in zip(self.views, self.weights, strict=True):
@@ -246,7 +246,7 @@ def fit(training: Training, pixels: Pixels, say: Callable[[dict], None], stop: C
     TrainingError when a loss is not finite.
     """
     model = network(training.task, training.start, training.key, training.stack.precision)
-    model = model.to(pixels.device, memory_format=torch.channels_last)
+    model.to(pixels.device)
     optimiser = Optimiser(model, training.task.learning_rate)
     state = resume(training, model, optimiser, pixels.device)
     saved = time.monotonic()

@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from torchvision.models import resnet18
 
 from lumin import gradcam, pointing
 from lumin.augment import normalise
@@ -52,7 +53,14 @@ def test_hand_worked():
     assert gradcam.gradcam(Toy(), maps, 1).tolist() == [[[1, 0], [0, 0]]]
 
 
-def reference(model: Classifier, images: torch.Tensor, output: int) -> torch.Tensor:
+def torchvisions(model: Classifier) -> torch.nn.Module:
+    """The same weights in torchvision's network, whose stages take hooks."""
+    network = resnet18(num_classes=3).eval()
+    network.load_state_dict(model.state_dict())
+    return network
+
+
+def reference(model: torch.nn.Module, images: torch.Tensor, output: int) -> torch.Tensor:
     """Equations 1 and 2 with a hook on the last stage and a backward pass through the whole network."""
     kept = {}
     hook = model.layer4.register_forward_hook(lambda _, __, maps: kept.update(maps=maps))
@@ -72,13 +80,14 @@ def test_as_a_plain_backward_pass_has_it(model, images, output):
     assert ours.shape == (2, 3, 2)
     assert ours.min() >= 0
     assert ours.max() <= 1
-    torch.testing.assert_close(ours, reference(model, images, output), atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours, reference(torchvisions(model), images, output), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("output", range(3))
 def test_as_captum_has_it(model, images, output):
     attr = pytest.importorskip("captum.attr")
-    theirs = attr.LayerGradCam(model, model.layer4).attribute(images, output, relu_attributions=True)[:, 0].detach()
+    network = torchvisions(model)
+    theirs = attr.LayerGradCam(network, network.layer4).attribute(images, output, relu_attributions=True)[:, 0].detach()
     ours = gradcam.gradcam(model, images, output)
     torch.testing.assert_close(ours, gradcam.scaled(theirs), atol=1e-5, rtol=0)
 
