@@ -17,7 +17,7 @@ The map of the house. Data flows downwards; a module imports only what is named 
     audit       the published numbers, re-derived from each other        <- paper, stats
     tasks       Task and the five rows that are the paper                <- paper
     augment     the four augmentations, batched, keyed per sample        <- paper
-    convolution convolutions of maps that lie on their side, sooner      <- nothing
+    convolution convolutions with height and width exchanged: faster     <- nothing
     network     ResNet-18, its weights, the machine it computes on       <- paper, tasks, convolution
     train       fit(), predict(): one fold of one task     <- paper, tasks, augment, convolution, network, record
     jobs        many trainings at once, followed and stopped             <- network, tasks, record, train

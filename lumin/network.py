@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -97,6 +98,7 @@ def choose(device: str, precision: str, threads: int | None) -> Stack:
 class Classifier(ResNet):
     """torchvision's ResNet-18, parameter names included, with dropout before the last layer (2.2.1).
 
+    Between images and maps() height and width are exchanged (convolution.py), which a hook on a stage sees.
     The last layer computes in float32 whatever the precision of the rest: bfloat16 has 8 bits of
     mantissa, and logits rounded to them tie, which an AUC would count as chance.
     """
@@ -107,6 +109,7 @@ class Classifier(ResNet):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.weight = nn.Parameter(lay(layer.weight.detach()))
+                layer.forward = partial(convolve, layer=layer)
         self.frozen: list[nn.Module] = []  # layers that stay in evaluation mode
 
     def freeze_norms(self) -> None:
@@ -123,16 +126,8 @@ class Classifier(ResNet):
 
     def maps(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, 512, H/32, W/32), the last convolutional stage."""
-        x = F.relu_(self.bn1(convolve(images.transpose(2, 3).to(self.dtype), self.conv1)))
-        x = self.maxpool(x)
-        for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
-            inner = F.relu_(block.bn1(convolve(x, block.conv1)))
-            inner = block.bn2(convolve(inner, block.conv2))
-            if block.downsample:
-                shortcut, norm = block.downsample
-                x = norm(convolve(x, shortcut))
-            x = F.relu_(inner.add_(x))
-        return x.transpose(2, 3)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images.transpose(2, 3).to(self.dtype)))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x)))).transpose(2, 3)
 
     def head(self, maps: Tensor) -> Tensor:
         """(B, 512, h, w) -> (B, outputs) logits, float32."""
