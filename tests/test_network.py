@@ -89,13 +89,13 @@ def test_logits_are_torchvisions(size):
         torch.testing.assert_close(model.eval()(batch), reference.eval()(batch), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(64, 32), (83, 37), (300, 128)])
+@pytest.mark.parametrize("size", [(64, 32), (200, 80)])  # 2 and 21 positions in the last stage
 def test_gradients_are_torchvisions(size):
     model, reference = pair(2)
     model.double().dtype = torch.float64
     body = torch.nn.Sequential(*list(reference.double().children())[:-2])
     for maps in (model.train().maps, body.train()):
-        maps(images(0, 3, *size).double()).square().sum().backward()
+        maps(images(0, 2, *size).double()).square().sum().backward()
     theirs = dict(reference.named_parameters())
     for name, parameter in model.named_parameters():
         if not name.startswith("fc."):

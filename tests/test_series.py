@@ -154,6 +154,7 @@ def test_beginning_anew_in_one_folder_leaves_the_others(tmp_path, trained, data)
     assert files(tmp_path / "out/seed5") == before
 
 
+@pytest.mark.slow
 def test_images_killed_just_before_they_count_as_done(tmp_path, data, monkeypatch):
     """What was entered before them must not be taken for them, nor be missing where they are shared."""
     commit, entered = record.commit, []
@@ -188,6 +189,7 @@ def varied(tmp_path, trained):
     return out, words, done(*words)
 
 
+@pytest.mark.slow
 def test_only_what_a_choice_touches_is_trained_anew(varied, trained):
     out, _, text = varied
     every = {"mlmc": 5, "luminal-baseline": 5, "luminal-transfer": 5}
@@ -276,6 +278,7 @@ def test_what_one_run_is_at_does_not_stop_the_rest(tmp_path, trained):
     assert len(trained) == 25
 
 
+@pytest.mark.slow
 def test_a_table_of_two_splits_is_refused_before_training(tmp_path, trained):
     done("split", "--demo", "--out", tmp_path / "out")
     manifest = record.read(tmp_path / "out")

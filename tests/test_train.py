@@ -146,7 +146,10 @@ def double(monkeypatch):
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name", ["mass-calc", "benign-malignant", "luminal-baseline"])
+@pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("mass-calc", "benign-malignant")), "luminal-baseline"],
+)
 def test_an_epoch_is_a_plain_loops(tmp_path, name):
     made = training(tmp_path / "out", name)
     state, _ = fitted(made)
