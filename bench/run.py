@@ -533,7 +533,7 @@ def bench_profile(size: str, batch: int, seconds: float, stack: Stack, folder: P
     axis = "self_device_time_total" if stack.device != "cpu" else "self_cpu_time_total"
     events = sorted(profile.key_averages(), key=lambda event: -getattr(event, axis))
     total = sum(getattr(event, axis) for event in events)
-    # Where an image has few positions, the weights' gradient is a matrix product (lumin/convolution.py)
+    # Few positions: the weights' gradient is aten::mm (lumin/convolution.py); gathering its patches is not counted
     convolved = sum(getattr(event, axis) for event in events if "conv" in event.key or event.key == "aten::mm")
     rate = 1e-9 * batch * flops(RECIPES[size].height, RECIPES[size].width) / (1e-6 * convolved) if convolved else 0
     yield "| operation | share | ms | calls |"

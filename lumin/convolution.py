@@ -23,14 +23,23 @@ def lay(usual: Tensor) -> Tensor:
     return in_memory(in_memory(usual).contiguous())
 
 
-def convolve(maps: Tensor, layer: nn.Conv2d) -> Tensor:
-    """(B, I, W, H) -> (B, O, W', H') in the precision of the maps, by a layer without bias, groups or dilation."""
-    weight = layer.weight.transpose(2, 3).to(maps.dtype)
-    stride, padding = layer.stride[::-1], layer.padding[::-1]
-    positions = maps.shape[2] * maps.shape[3] / (stride[0] * stride[1])
-    if positions < FEW and not maps.is_cuda:
-        return FewPositions.apply(maps, weight, stride, padding)
-    return F.conv2d(maps, weight, None, stride, padding)
+class Exchanged(nn.Conv2d):
+    """A layer without bias, groups or dilation, whose maps have height and width exchanged."""
+
+    @classmethod
+    def convert(cls, layer: nn.Conv2d) -> None:
+        """Make it one of these, in place: the same parameter names and values."""
+        layer.weight = nn.Parameter(lay(layer.weight.detach()))
+        layer.__class__ = cls
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, I, W, H) -> (B, O, W', H') in the precision of the maps."""
+        weight = self.weight.transpose(2, 3).to(maps.dtype)
+        stride, padding = self.stride[::-1], self.padding[::-1]
+        positions = maps.shape[2] * maps.shape[3] / (stride[0] * stride[1])
+        if positions < FEW and not maps.is_cuda:
+            return FewPositions.apply(maps, weight, stride, padding)
+        return F.conv2d(maps, weight, None, stride, padding)
 
 
 class FewPositions(torch.autograd.Function):
@@ -62,5 +71,5 @@ class FewPositions(torch.autograd.Function):
 def patches(maps: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
     """(B, I, w, h) -> (B * positions, taps * I): what each of the kernel's taps sees at each position."""
     padded = F.pad(maps, (padding[1], padding[1], padding[0], padding[0]))
-    windows = padded.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1])  # (B, I, w', h', taps)
+    windows = padded.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1])  # (B, I, w', h', *kernel)
     return windows.permute(0, 2, 3, 4, 5, 1).flatten(0, 2).flatten(1)

@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import ResNet18_Weights
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from lumin.convolution import convolve, lay
+from lumin.convolution import Exchanged
 from lumin.paper import seed
 from lumin.tasks import Task
 
@@ -98,7 +97,7 @@ def choose(device: str, precision: str, threads: int | None) -> Stack:
 class Classifier(ResNet):
     """torchvision's ResNet-18, parameter names included, with dropout before the last layer (2.2.1).
 
-    Between images and maps() height and width are exchanged (convolution.py), which a hook on a stage sees.
+    Inside maps() height and width are exchanged (convolution.py): a hook on a layer sees (B, C, W, H).
     The last layer computes in float32 whatever the precision of the rest: bfloat16 has 8 bits of
     mantissa, and logits rounded to them tie, which an AUC would count as chance.
     """
@@ -108,8 +107,7 @@ class Classifier(ResNet):
         self.dropout, self.dtype = dropout, torch.bfloat16 if precision == "bf16" else torch.float32
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
-                layer.weight = nn.Parameter(lay(layer.weight.detach()))
-                layer.forward = partial(convolve, layer=layer)
+                Exchanged.convert(layer)
         self.frozen: list[nn.Module] = []  # layers that stay in evaluation mode
 
     def freeze_norms(self) -> None:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from lumin.convolution import FEW, FewPositions, convolve, in_memory, lay, patches
+from lumin.convolution import FEW, Exchanged, FewPositions, in_memory, lay, patches
 
 KINDS = [(7, 2, 3), (3, 1, 1), (3, 2, 1), (1, 2, 0), ((3, 5), (2, 1), (1, 2))]  # kernel, stride, padding
 SIZES = [(1, 1), (2, 1), (3, 2), (6, 2), (7, 5), (11, 4), (12, 9)]
@@ -14,7 +14,8 @@ SIZES = [(1, 1), (2, 1), (3, 2), (6, 2), (7, 5), (11, 4), (12, 9)]
 def example(kernel, stride, padding, height, width, dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
     layer = nn.Conv2d(3, 5, kernel, stride, padding, bias=False, dtype=dtype)
-    layer.weight = nn.Parameter(lay(torch.randn(layer.weight.shape, generator=generator, dtype=dtype)))
+    layer.weight = nn.Parameter(torch.randn(layer.weight.shape, generator=generator, dtype=dtype))
+    Exchanged.convert(layer)
     return layer, torch.randn(4, 3, height, width, generator=generator, dtype=dtype)
 
 
@@ -26,7 +27,7 @@ def test_values_and_gradients_are_pytorchs(kind, size):
     expected = F.conv2d(theirs, layer.weight, None, layer.stride, layer.padding)
     slope = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for_maps, for_weight = torch.autograd.grad(expected, (theirs, layer.weight), slope)
-    found = convolve(lay(ours).transpose(2, 3), layer).transpose(2, 3)
+    found = layer(lay(ours).transpose(2, 3)).transpose(2, 3)
     torch.testing.assert_close(found, expected)
     (found * slope).sum().backward()
     torch.testing.assert_close(ours.grad, for_maps)
@@ -45,7 +46,7 @@ def test_gradients_of_few_positions_are_slopes(kind):
 @pytest.mark.parametrize("size", [(6, 2), (4, 3), (5, 3), (4, 4), (11, 4)])
 def test_only_few_positions_are_taken_together(size):
     layer, maps = example(3, 1, 1, *size)
-    found = convolve(maps.transpose(2, 3).requires_grad_(), layer)
+    found = layer(maps.transpose(2, 3).requires_grad_())
     assert ("FewPositions" in found.grad_fn.name()) == (size[0] * size[1] < FEW)
 
 
@@ -62,7 +63,7 @@ def test_nothing_is_copied_to_another_order(precision, size):
     layer, maps = example(3, 1, 1, *size, dtype=torch.float32)
     maps = lay(maps).transpose(2, 3).to(precision)
     assert maps.is_contiguous(memory_format=torch.channels_last)
-    found = convolve(maps, layer)
+    found = layer(maps)
     assert found.dtype == precision
     assert found.is_contiguous(memory_format=torch.channels_last)
     (slope,) = torch.autograd.grad(found, layer.weight, torch.randn_like(found))
@@ -79,7 +80,7 @@ def test_gradients_are_as_exact_as_the_precision(precision, bound):
     expected = F.conv2d(maps, layer.weight, None, 1, 1)
     slope = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(precision)
     (exact,) = torch.autograd.grad(expected, layer.weight, slope.double())
-    found = convolve(lay(maps.to(precision)).transpose(2, 3), layer.float())
+    found = layer.float()(lay(maps.to(precision)).transpose(2, 3))
     (gradient,) = torch.autograd.grad(found, layer.weight, slope.transpose(2, 3))
     assert (gradient.double() - exact).norm() < bound * exact.norm()
 

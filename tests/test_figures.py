@@ -143,7 +143,7 @@ def test_dots_show_our_cells_beside_the_papers(out):
     content = {results.LEVELS[0]: {"subtype": {"luminal-baseline": {"non_luminal": cell, "luminal": empty}}}}
     (out / "tables").mkdir()
     (out / "tables/table2b.json").write_text(json.dumps(content))
-    about = json.loads(figures.dots(out, "")["figures/dots.json"])
+    about = json.loads(figures.dots(out, "CMMD")["figures/dots.json"])
     assert about["missing"] == ["table2a"]
     assert "luminal-baseline, F1 non-luminal: 0.200, paper 0.210" in about["text"]
 

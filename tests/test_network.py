@@ -1,6 +1,7 @@
 """ResNet-18 against torchvision's own and a count by hand; weights files, wrong and hostile ones among them."""
 
 import pickle
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,14 @@ def test_gradients_are_torchvisions(size):
     for name, parameter in model.named_parameters():
         if not name.startswith("fc."):
             torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-9, atol=1e-9)
+
+
+def test_a_network_is_gone_with_its_name():
+    """Nothing in it refers to itself: a network on a GPU must not wait for the collector of cycles."""
+    model = Classifier(2)
+    seen = weakref.ref(model.conv1)
+    del model
+    assert seen() is None
 
 
 def test_maps_are_the_last_stage():
