@@ -1,6 +1,7 @@
 """Small DICOM folders in CMMD's form, written tag by tag."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation as Mammography
 from pydicom.uid import ExplicitVRLittleEndian
 
+os.environ["OMP_NUM_THREADS"] = "1"  # one test process a core: more threads would wait for each other
 SHARED = Path(__file__).parents[2] / "shared"  # real metadata of CMMD, where the developers keep it
 CODES = {"CC": "399162004", "MLO": "399368009"}
 HEADER = ["ID1", "LeftRight", "Age", "number", "abnormality", "classification", "subtype"]
