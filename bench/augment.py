@@ -1,14 +1,10 @@
-"""Augmentation, ms an image on one thread: ours in batches against torchvision v2 image by image.
+"""What run.py augments, and the two ways to do it: ours in batches, and torchvision v2 image by image.
 
-    python bench/augment.py [height width [batch [rounds [device]]]]
-
-Both take the same uint8 images to normalised float32 batches, with parameters of the same distribution, in turn. Ours
-runs on the device, torchvision on the CPU, where a DataLoader's worker would run it.
+Both take uint8 images to normalised float32 batches, with parameters of the same distribution. Ours runs on the device,
+torchvision on the CPU, where a DataLoader's worker would run it.
 """
 
-import statistics
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +13,7 @@ from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from lumin.augment import augment, draw
-from lumin.paper import HEIGHT, IMAGENET_MEAN, IMAGENET_SD, P_AUGMIX, P_EQUALIZE, P_ERASE, P_FLIP, WIDTH
+from lumin.paper import IMAGENET_MEAN, IMAGENET_SD, P_AUGMIX, P_EQUALIZE, P_ERASE, P_FLIP
 
 TORCHVISION = v2.Compose(
     [
@@ -51,28 +47,3 @@ def torchvision(images: torch.Tensor, nth: int) -> torch.Tensor:
     """The same of images on the CPU, one by one."""
     torch.manual_seed(nth)
     return torch.stack([TORCHVISION(image[None]) for image in images])
-
-
-def measure(height: int, width: int, batch: int, rounds: int, device: str = "cpu") -> dict[str, float]:
-    """Image size, images a batch, batches -> mean ms an image of ours and torchvision, and their ratio.
-
-    Means, not medians, since a batch's cost depends on what was drawn; the threads are those of the process.
-    """
-    images = breasts(batch, height, width)
-    ways = {"ours": (ours, images.to(device)), "torchvision": (torchvision, images)}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for nth in range(-1, rounds):  # the first round warms up
-        for name, (run, where) in ways.items():
-            started = time.perf_counter()
-            run(where, nth)
-            seconds[name].append(time.perf_counter() - started)
-    result = {f"{name}_ms": 1e3 * statistics.mean(each[1:]) / batch for name, each in seconds.items()}
-    return {**result, "ratio": result["torchvision_ms"] / result["ours_ms"]}
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    size = [int(word) for word in sys.argv[1:5]] + [HEIGHT, WIDTH, 16, 10][len(sys.argv[1:5]) :]
-    found = measure(*size, *sys.argv[5:])
-    print("augmentation, {}x{}, batch {}, {} rounds: ".format(*size), end="")
-    print("ours {ours_ms:.2f} ms an image, torchvision {torchvision_ms:.2f}, {ratio:.1f} times".format(**found))

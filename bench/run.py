@@ -421,7 +421,7 @@ def epoch(folder: Path, size: str, stack: Stack, batch: int, steps: int, settled
             free()
         state.step, state.loss = 0, torch.zeros((), dtype=torch.float64, device=pixels.device)
         train_epoch(training, pixels, model, optimiser, state, lambda: None)
-        state.history.append({"best": False})
+        state.history.append({"best": False})  # the next epoch draws anew
 
     return one
 
@@ -440,9 +440,9 @@ def stock_epoch(size: str, stack: Stack, batch: int, steps: int) -> Callable[[],
     def one() -> None:
         free()
         torch.set_num_threads(stack.threads)
-        for batch, wanted in batches:
-            batch, wanted = batch.to(device, non_blocking=True), wanted.to(device, non_blocking=True)
-            value = F.binary_cross_entropy_with_logits(model(batch), wanted)
+        for pictures, wanted in batches:
+            pictures, wanted = pictures.to(device, non_blocking=True), wanted.to(device, non_blocking=True)
+            value = F.binary_cross_entropy_with_logits(model(pictures), wanted)
             adam.zero_grad()
             value.backward()
             adam.step()
@@ -476,11 +476,11 @@ def copy(stack: Stack) -> tuple[Callable[[], object], float]:
 def room(size: str, batch: int) -> None:
     """Stop before the machine runs out of memory: ours and the stock loop's stay with the process."""
     needed = 1.0 * batch * RECIPES[size].height * RECIPES[size].width / (PAPER.height * PAPER.width)  # GB, as seen
-    free = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) / 1e6
-    if not torch.cuda.is_available() and needed > free:
+    there = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) / 1e6
+    if not torch.cuda.is_available() and needed > there:
         raise SystemExit(
             f"Training at {size} size in batches of {batch} needs about {needed:.0f} GB of memory; "
-            f"{free:.0f} GB are free. Type --batch {max(1, int(batch * free / needed / 2))}, or --size demo."
+            f"{there:.0f} GB are free. Type --batch {max(1, int(batch * there / needed / 2))}, or --size demo."
         )
 
 

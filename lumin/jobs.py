@@ -38,14 +38,20 @@ def chains(trainings: Sequence[Training]) -> list[list[Training]]:
 
 
 def run(
-    out: Path, trainings: Sequence[Training], jobs: int, say: Callable[[Training, dict], None], backend: str = "loky"
-) -> Costs:
-    """Run what is to be trained, `jobs` at once on a backend of joblib -> what each cost.
+    out: Path,
+    trainings: Sequence[Training],
+    jobs: int,
+    say: Callable[[Training, dict], None],
+    note: Callable[[Costs], None],
+    backend: str = "loky",
+) -> None:
+    """Run what is to be trained, `jobs` at once on a backend of joblib.
 
-    `say` is called with each epoch's line and its training. SIGINT and SIGTERM let the running
-    steps end, save where they are and raise Interrupted; a second one kills. `out` holds files of
-    progress meanwhile, which every worker must see. Raises JobsError where the backend has no room
-    for so many, and RecordError where another run holds a training; the others are done first.
+    `say` is called with each epoch's line and its training, and `note` at the end, however it comes,
+    with what each training that was done cost. SIGINT and SIGTERM let the running steps end, save
+    where they are and raise Interrupted; a second one kills. `out` holds files of progress
+    meanwhile, which every worker must see. Raises JobsError where the backend has no room for so
+    many, and RecordError where another run holds a training; the others are done first.
     """
     work = chains(trainings)
     here = out.resolve()  # a worker may have another working directory
@@ -55,9 +61,14 @@ def run(
             old.unlink(missing_ok=True)  # of a run that was killed
     stop.unlink(missing_ok=True)  # process ids come again, in a container always
     log.write_text("")
+    costs: Costs = {}
 
     def pass_on(line: dict) -> None:
-        say(trainings[line.pop("training")], line)
+        training = trainings[line.pop("training")]
+        if "cost" in line:
+            costs[place(training)] = line["cost"]
+        else:
+            say(training, line)
 
     numbers = {place(training): number for number, training in enumerate(trainings)}
     try:
@@ -71,15 +82,15 @@ def run(
             if backend == "ray":  # with n_jobs=1 joblib would leave it alone and train in this process
                 at_once = max(at_once, 2)
             done = Parallel(n_jobs=at_once, batch_size=1, pre_dispatch="all")(calls)
-        costs = {place(trainings[number]): cost for some in done for number, cost in some.items()}
-        if stop.exists() or None in costs.values():
+        ends = {place(trainings[number]): end for some in done for number, end in some.items()}
+        costs |= {where: end for where, end in ends.items() if end not in (None, BUSY)}  # a shared disk may lag
+        if stop.exists() or None in ends.values():
             raise Interrupted(", ".join(f"{t.stage} of {t.out}" for t in trainings if t.checkpoint.exists()))
-        if busy := ", ".join(f"{stage} of {out}" for (out, stage), cost in costs.items() if cost == BUSY):
+        if busy := ", ".join(f"{stage} of {out}" for (out, stage), end in ends.items() if end == BUSY):
             raise record.RecordError(
                 f"Another run is training {busy}. All that does not start from it is done. Wait until it ends, and "
                 "type the same command."
             )
-        return costs
     except TerminatedWorkerError as error:
         raise Interrupted("a process that was killed, perhaps for lack of memory (try fewer --jobs)") from error
     except Exception as error:
@@ -89,6 +100,7 @@ def run(
     finally:
         log.unlink(missing_ok=True)
         stop.unlink(missing_ok=True)
+        note(costs)
 
 
 def place(training: Training) -> tuple[Path, str]:
@@ -150,14 +162,15 @@ def run_chain(chain: Sequence[tuple[int, Training]], log: Path, stop: Path, call
                 return costs | {number: BUSY}
             if training.stale():
 
-                def say(line: dict, number: int = number) -> None:
+                def write(line: dict, number: int = number) -> None:
                     with open(log, "a") as file:
                         file.write(json.dumps({"training": number, **line}) + "\n")
 
                 for name in (*training.files, training.checkpoint.relative_to(training.out)):
                     record.sweep(training.out / name)
                 try:
-                    costs[number] = train.run(training, say, asked)
+                    costs[number] = train.run(training, write, asked)
+                    write({"cost": costs[number]})
                 except Interrupted:
                     return costs | {number: None}
     return costs

@@ -18,7 +18,7 @@ EVERY_FOLD = list(product(COMPARED, range(FOLDS)))
 def replicate(base: Study, seeds: Sequence[int]) -> list[Study]:
     """The whole paper once a seed, in OUT/seed<k> -> the studies, finished."""
     if not base.demo:  # the demo has another cohort for each seed
-        with record.lock(base.out, patience=work.PATIENCE):
+        with record.lock(base.out, patience=work.WAIT):
             stages.prepare(base)
     made = [seeded(base, seed) for seed in seeds]
     for one in made:
@@ -132,7 +132,7 @@ def share_images(study: Study, source: Path) -> Study:
     Returns the study, no longer overwriting: what was to be removed is.
     """
     theirs = record.read(source)
-    with record.lock(study.out, patience=work.PATIENCE):
+    with record.lock(study.out, patience=work.WAIT):
         if study.overwrite or record.stale(study.out, "prepare", theirs["stages"]["prepare"]["inputs"]):
             about = {name: theirs["settings"][name] for name in ("cohort", "images")}
             record.claim(study.out, study.lasting | about, study.overwrite)
@@ -144,7 +144,7 @@ def share_images(study: Study, source: Path) -> Study:
 def share_trainings(study: Study, source: Path) -> None:
     """Take the trainings of another outputs folder that were made from what they would be made from here."""
     theirs = record.read(source)["stages"]
-    with record.lock(study.out, patience=work.PATIENCE):
+    with record.lock(study.out, patience=work.WAIT):
         record.claim(study.out, study.settings)
         for training in stages.trainings(study, EVERY_FOLD):  # MLMC first: transfer starts from it
             known = training.origin or training.start.exists()

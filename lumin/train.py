@@ -132,8 +132,7 @@ def occurrences(rows: np.ndarray) -> list[int]:
     >>> occurrences(np.array([4, 7, 4, 4]))
     [0, 0, 1, 2]
     """
-    seen: dict[int, int] = {}
-    return [seen.__setitem__(row, seen.get(row, -1) + 1) or seen[row] for row in rows.tolist()]
+    return [int((rows[:i] == row).sum()) for i, row in enumerate(rows)]
 
 
 def loss(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
@@ -206,7 +205,8 @@ def train_epoch(
     training: Training, pixels: Pixels, model: Classifier, optimiser: Optimiser, state: State, pause: Callable[[], None]
 ) -> float:
     """One epoch, from the state's step on -> mean training loss. `pause` runs before each step."""
-    epoch, rows = len(state.history), order(training, len(state.history))
+    epoch = len(state.history)
+    rows = order(training, epoch)
     nth = occurrences(rows)
     height, width = pixels.store.shape[1:]
     if state.step == 0:
@@ -332,8 +332,13 @@ def predictions_csv(training: Training, rows: np.ndarray, probabilities: np.ndar
 
 
 def run(training: Training, say: Callable[[dict], None], stop: Callable[[], bool]) -> dict:
-    """Train, predict, write and record one fold -> seconds, images a second, peak memory."""
+    """Train, predict, write and record one fold -> seconds, epochs, images a second, peak memory.
+
+    The memory is the training's on a GPU; on a CPU the process's, with what it trained before.
+    """
     started, device = time.perf_counter(), training.stack.settle()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     pixels = Pixels(training.images, device)
     lines: list[dict] = []  # of the epochs that this process ended
     try:

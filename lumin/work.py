@@ -14,19 +14,19 @@ from lumin.paper import FOLDS
 from lumin.train import Training
 
 VALIDATING = 1 + 1 / 12  # a fold's validation set is a quarter of its training set, and one pass instead of three
-PATIENCE = 1800.0  # seconds to wait for another process to finish with images, split or a table
+WAIT = 1800.0  # seconds to wait for another process to finish with images, split or a table
 
 
 def images_and_split(study: Study) -> None:
     """Both, made where they are lacking."""
-    with record.lock(study.out, patience=PATIENCE):
+    with record.lock(study.out, patience=WAIT):
         stages.prepare(study)
         stages.divide(study)
 
 
 def tabulate(study: Study, name: str) -> None:
     """A table, made where it is lacking; its trainings must be there."""
-    with record.lock(study.out, patience=PATIENCE):
+    with record.lock(study.out, patience=WAIT):
         stages.tabulate(study, name)
 
 
@@ -54,11 +54,14 @@ def learn(studies: Sequence[Study], names: Collection[str], folds: Collection[in
             if todo[study.out]:
                 stages.begin(study, todo[study.out])
         announce(first, every)
+
+        def note(costs: jobs.Costs) -> None:
+            for study in studies:
+                if made := {stage: cost for (out, stage), cost in costs.items() if out == study.out}:
+                    stages.note(study, made)
+
         with first.screen.epochs(every) as show:
-            costs = jobs.run(first.out, every, first.jobs, show, first.backend)
-        for study in studies:
-            if made := {stage: cost for (out, stage), cost in costs.items() if out == study.out}:
-                stages.note(study, made)
+            jobs.run(first.out, every, first.jobs, show, note, first.backend)
 
 
 # ---- what is refused before it is trained ----------------------------------------------------------

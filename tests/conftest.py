@@ -4,6 +4,8 @@ import csv
 import os
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # one test process a core: more threads would wait for each other
+
 import numpy as np
 import pydicom
 import pytest
@@ -11,7 +13,6 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation as Mammography
 from pydicom.uid import ExplicitVRLittleEndian
 
-os.environ["OMP_NUM_THREADS"] = "1"  # one test process a core: more threads would wait for each other
 SHARED = Path(__file__).parents[2] / "shared"  # real metadata of CMMD, where the developers keep it
 CODES = {"CC": "399162004", "MLO": "399368009"}
 HEADER = ["ID1", "LeftRight", "Age", "number", "abnormality", "classification", "subtype"]

@@ -315,7 +315,7 @@ fetch.download(Path(sys.argv[2]), lambda done, total: print(done, flush=True), s
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed(bucket, tmp_path, how):
-    bucket.delay = 0.4
+    bucket.delay = 1.0
     folder, root = tmp_path / "data", Path(__file__).parents[1]
     command = [sys.executable, "-c", KILLED, str(fetch.MANIFEST), str(folder), bucket.url]
     run = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -430,10 +430,10 @@ def test_503_without_end(bucket, tmp_path):
 @pytest.mark.slow
 def test_too_slow(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "STALLED", 0.5)
-    bucket.delay = 3
+    bucket.delay = 10
     before = time.monotonic()
     assert "too slow" in failing(bucket, tmp_path / "data")
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < 8
     assert tree(tmp_path / "data") == {}
 
 
@@ -474,13 +474,12 @@ def test_one_bad_key_costs_one_series(bucket, tmp_path):
 
 
 def test_no_network(bucket, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    bucket.url = f"http://127.0.0.1:{port}"
-    before = time.monotonic()
-    assert "no connection (" in failing(bucket, tmp_path / "data")
-    assert time.monotonic() - before < 5
+    with socket.socket() as deaf:  # bound, so that nobody else gets the port, and not listening
+        deaf.bind(("127.0.0.1", 0))
+        bucket.url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        before = time.monotonic()
+        assert "no connection (" in failing(bucket, tmp_path / "data")
+        assert time.monotonic() - before < 10
 
 
 def test_no_answer(bucket, tmp_path, monkeypatch):
@@ -489,7 +488,7 @@ def test_no_answer(bucket, tmp_path, monkeypatch):
         bucket.url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         before = time.monotonic()
         assert "no connection (" in failing(bucket, tmp_path / "data")
-        assert time.monotonic() - before < 5
+        assert time.monotonic() - before < 10
     assert fetch.REACH * len(fetch.SHEET_URLS) < 10
 
 
@@ -497,7 +496,7 @@ def test_a_name_that_is_looked_up_for_ever(tmp_path, monkeypatch):
     done = threading.Event()
 
     def look_up(*_, **__):
-        done.wait(5)
+        done.wait(20)
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
@@ -506,7 +505,7 @@ def test_a_name_that_is_looked_up_for_ever(tmp_path, monkeypatch):
     before = time.monotonic()
     with pytest.raises(fetch.FetchError, match=r"no connection \(no answer in 0.2 s\)"):
         fetch.download(tmp_path / "data", quiet, "http://idc.invalid")
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < 10
     done.set()
 
 

@@ -159,9 +159,17 @@ def pretended(monkeypatch):
     return ran
 
 
-def test_what_comes_back_is_the_cost_of_each_stage(tmp_path, pretended):
+def spread(out, trainings, count=1, say=lambda training, line: None, backend="loky"):
+    """Run them -> what each cost."""
+    noted = []
+    jobs.run(out, trainings, count, say, noted.append, backend)
+    (costs,) = noted
+    return costs
+
+
+def test_what_is_noted_is_the_cost_of_each_stage(tmp_path, pretended):
     wanted, lines = everything(tmp_path), []
-    costs = jobs.run(tmp_path, wanted, 1, lambda training, line: lines.append((training.stage, line)))
+    costs = spread(tmp_path, wanted, 1, lambda training, line: lines.append((training.stage, line)))
     assert costs == {(tmp_path, t.stage): {"seconds": 1.5} for t in wanted}
     assert sorted(pretended) == sorted(t.stage for t in wanted)
     assert Counter(name for name, _ in lines) == {t.stage: 2 for t in wanted}
@@ -170,17 +178,17 @@ def test_what_comes_back_is_the_cost_of_each_stage(tmp_path, pretended):
 
 def test_what_is_up_to_date_is_passed_over(tmp_path, pretended):
     wanted = everything(tmp_path)
-    jobs.run(tmp_path, wanted[:3], 1, lambda training, line: None)
-    costs = jobs.run(tmp_path, wanted[:5], 1, lambda training, line: None)
+    spread(tmp_path, wanted[:3])
+    costs = spread(tmp_path, wanted[:5])
     assert costs.keys() == {(tmp_path, t.stage) for t in wanted[3:5]}
-    assert jobs.run(tmp_path, wanted[:5], 1, lambda training, line: None) == {}
+    assert spread(tmp_path, wanted[:5]) == {}
 
 
 def test_nothing_of_its_own_is_left_in_the_folder(tmp_path, pretended):
     for process in (2**22 + 1, os.getpid()):  # no process has the first number; the second one is at work
         (tmp_path / f".progress.{os.uname().nodename}.{process}").write_text("")
     (tmp_path / f".progress.elsewhere.{2**22 + 1}").write_text("")
-    jobs.run(tmp_path, everything(tmp_path)[:2], 1, lambda training, line: None)
+    spread(tmp_path, everything(tmp_path)[:2])
     left = [p.name for p in tmp_path.iterdir() if p.name.startswith((".progress", ".stop"))]
     assert left == [f".progress.elsewhere.{2**22 + 1}"]
 
@@ -195,15 +203,17 @@ def test_an_error_of_a_training_reaches_the_caller_and_the_others_stay(tmp_path,
 
     monkeypatch.setattr(train, "run", run)
     wanted = [training(tmp_path, "mass-calc", 0, epochs=9), training(tmp_path, "mlmc", 0)]
+    noted = []
     with pytest.raises(TrainingError, match="fold 0, epoch 3"):
-        jobs.run(tmp_path, wanted, 1, lambda training, line: None)
+        jobs.run(tmp_path, wanted, 1, lambda training, line: None, noted.append)
     assert not wanted[0].stale()
+    assert noted == [{(tmp_path, wanted[0].stage): {"seconds": 1.5}}], "what was done is noted all the same"
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith((".progress", ".stop"))]
 
 
 def test_a_training_that_another_run_is_at_is_one_error(tmp_path, pretended):
     with record.lock(tmp_path, ".lock.mlmc.0"), pytest.raises(record.RecordError, match="Another run"):
-        jobs.run(tmp_path, [training(tmp_path, "mlmc", 0)], 1, lambda training, line: None)
+        spread(tmp_path, [training(tmp_path, "mlmc", 0)])
 
 
 def test_a_training_that_gave_up_unasked_is_not_taken_for_done(tmp_path, monkeypatch):
@@ -214,7 +224,7 @@ def test_a_training_that_gave_up_unasked_is_not_taken_for_done(tmp_path, monkeyp
 
     monkeypatch.setattr(train, "run", run)
     with pytest.raises(train.Interrupted):
-        jobs.run(tmp_path, [training(tmp_path, "mlmc", 0)], 1, lambda training, line: None)
+        spread(tmp_path, [training(tmp_path, "mlmc", 0)])
 
 
 @pytest.mark.slow
@@ -225,7 +235,7 @@ def test_the_number_of_jobs_changes_no_byte(tmp_path):
         folder = store(tmp_path / str(count))
         wanted = [training(folder, name, 0) for name in ("mlmc", "luminal-transfer", "mass-calc")]
         said = set()
-        costs = jobs.run(folder, wanted, count, lambda training, _, said=said: said.add(training.stage))
+        costs = spread(folder, wanted, count, lambda training, _, said=said: said.add(training.stage))
         assert {stage for _, stage in costs} == said == {t.stage for t in wanted}
         assert not any(t.stale() for t in wanted)
         hashes.append([record.sha256(folder / file) for t in wanted for file in t.files])
@@ -235,8 +245,8 @@ def test_the_number_of_jobs_changes_no_byte(tmp_path):
 @pytest.mark.slow
 def test_a_fold_alone_is_the_fold_among_others(tmp_path):
     alone, among = store(tmp_path / "alone"), store(tmp_path / "among")
-    jobs.run(alone, [training(alone, "mass-calc", 3)], 1, lambda training, line: None)
-    jobs.run(among, [training(among, "mass-calc", fold) for fold in (1, 3)], 1, lambda training, line: None)
+    spread(alone, [training(alone, "mass-calc", 3)])
+    spread(among, [training(among, "mass-calc", fold) for fold in (1, 3)])
     for file in training(alone, "mass-calc", 3).files:
         assert (alone / file).read_bytes() == (among / file).read_bytes()
 
@@ -254,7 +264,7 @@ def test_a_ray_cluster_of_two_nodes_changes_no_byte(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     names = ("mlmc", "luminal-transfer", "mass-calc", "benign-malignant")
     here, there = store(tmp_path / "here"), store(tmp_path / "there")
-    jobs.run(here, [training(here, name, 0) for name in names], 1, lambda training, line: None)
+    spread(here, [training(here, name, 0) for name in names])
     cluster = Cluster()
     try:
         for _ in range(2):
@@ -264,11 +274,11 @@ def test_a_ray_cluster_of_two_nodes_changes_no_byte(tmp_path, monkeypatch):
         wanted = [training(there.relative_to(tmp_path), name, 0) for name in names]
         monkeypatch.setattr(train, "run", None)  # nothing is trained in this process
         said = set()
-        costs = jobs.run(there.relative_to(tmp_path), wanted, 2, lambda training, _: said.add(training.stage), "ray")
+        costs = spread(there.relative_to(tmp_path), wanted, 2, lambda training, _: said.add(training.stage), "ray")
         one = [training(there.relative_to(tmp_path), "mass-calc", 1)]  # a job alone goes to the cluster as well
-        assert len(jobs.run(there.relative_to(tmp_path), one, 2, lambda training, line: None, "ray")) == 1
+        assert len(spread(there.relative_to(tmp_path), one, 2, backend="ray")) == 1
         with pytest.raises(jobs.JobsError, match=r"2 CPUs for 3 trainings at once\. Type --jobs"):
-            jobs.run(there.relative_to(tmp_path), wanted, 3, lambda training, line: None, "ray")
+            spread(there.relative_to(tmp_path), wanted, 3, backend="ray")
     finally:
         ray.shutdown()
         cluster.shutdown()
