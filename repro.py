@@ -402,7 +402,7 @@ def sensitivity_(
 @command
 def doctor_(run: "options.Study") -> None:
     """Is this machine ready? What is found, and what to do where something lacks."""
-    found = doctor.examine(run.data, run.out, run.recipe, run.demo)
+    found = doctor.examine(run.data, run.out, run.recipe, run.demo, run.jobs)
     for check in found:
         state = "[green]ok[/]   " if not check.advice else "[red]lacks[/]" if check.needed else "[yellow]note[/] "
         text = f"{check.what}: {check.found}{f'. {check.advice}' if check.advice else ''}"

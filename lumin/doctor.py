@@ -29,9 +29,9 @@ class Check(NamedTuple):
     needed: bool = True
 
 
-def examine(data: Path, out: Path, recipe: Recipe, demo: bool) -> list[Check]:
-    """Folders and recipe of a run -> everything it depends on."""
-    checks = [python(), *packages(), *processor(), memory(), disk(out, recipe)]
+def examine(data: Path, out: Path, recipe: Recipe, demo: bool, jobs: int) -> list[Check]:
+    """Folders, recipe and trainings at once of a run -> everything it depends on."""
+    checks = [python(), *packages(), *processor(), memory(demo, jobs), disk(out, recipe)]
     return checks if demo else [*checks, images(data), weights(recipe)]
 
 
@@ -68,9 +68,13 @@ def processor() -> Iterator[Check]:
     yield Check("malloc settings", "not set" if lacking else "set", advice, needed=False)
 
 
-def memory() -> Check:
+def memory(demo: bool, jobs: int) -> Check:
+    """What trainings at once were seen to hold: on a GPU little, on a CPU as RESULTS.md has it."""
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return Check("memory", f"{size:.0f} GB", "" if size >= 4 else "4 GB are needed.")
+    each = 3.0 if torch.cuda.is_available() else 1.5 if demo else 6.6  # GB, and 0.6 for who starts them
+    room = max(0, int((size - 0.6) / each))
+    advice = f"Not enough for {jobs} trainings at once. Type --jobs {room}." if room < jobs else ""
+    return Check("memory", f"{size:.0f} GB", advice if room else f"{each + 0.6:.1f} GB are needed.", needed=not room)
 
 
 def disk(out: Path, recipe: Recipe) -> Check:
