@@ -143,7 +143,10 @@ def loss(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class Pixels:
-    """The image store on the device that trains: in the GPU's memory where it fits, else mapped."""
+    """The image store on the device that trains: in the GPU's memory where it fits, else mapped.
+
+    No step waits for the GPU, so the next batch is read and pinned while it trains on this one.
+    """
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.store, self.device = np.load(path, mmap_mode="r"), device
