@@ -1,8 +1,8 @@
 """Convolutions with height and width exchanged: the same function, faster on a CPU.
 
 oneDNN works along the last axis of an image, and mammograms are 2.6 times as high as wide: 2 pixels a row in the demo's
-last stage. So the height comes last here, (B, C, W, H). Images and weights have their usual shapes, but lie in memory
-so that exchanging height and width makes them channels last.
+last stage. So the height comes last here: (B, C, W, H) in shape, where images and weights outside have their usual
+(B, C, H, W). In memory both lie as B, W, H, C, so that the exchange is a view, and channels last.
 """
 
 import torch
@@ -19,7 +19,7 @@ def in_memory(usual: Tensor) -> Tensor:
 
 
 def lay(usual: Tensor) -> Tensor:
-    """(B, C, H, W) -> the same values, lying as they should."""
+    """(B, C, H, W) -> the same values, copied where they do not lie as B, W, H, C."""
     return in_memory(in_memory(usual).contiguous())
 
 
@@ -65,8 +65,8 @@ class FewPositions(torch.autograd.Function):
             slope, maps, weight, None, context.stride, context.padding, (1, 1), False, (0, 0), 1, (True, False, False)
         )
         outputs, inputs, *kernel = weight.shape
-        seen = patches(maps, kernel, context.stride, context.padding)
-        product = slope.permute(0, 2, 3, 1).reshape(-1, outputs).T @ seen
+        windows = patches(maps, kernel, context.stride, context.padding)
+        product = slope.permute(0, 2, 3, 1).reshape(-1, outputs).T @ windows
         return for_maps, product.view(outputs, *kernel, inputs).permute(0, 3, 1, 2), None, None
 
 
