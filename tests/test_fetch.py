@@ -433,7 +433,7 @@ def test_too_slow(bucket, tmp_path, monkeypatch):
     bucket.delay = 10
     before = time.monotonic()
     assert "too slow" in failing(bucket, tmp_path / "data")
-    assert time.monotonic() - before < 8
+    assert time.monotonic() - before < 3
     assert tree(tmp_path / "data") == {}
 
 
@@ -479,7 +479,7 @@ def test_no_network(bucket, tmp_path):
         bucket.url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         before = time.monotonic()
         assert "no connection (" in failing(bucket, tmp_path / "data")
-        assert time.monotonic() - before < 10
+        assert time.monotonic() - before < 5
 
 
 def test_no_answer(bucket, tmp_path, monkeypatch):
@@ -488,7 +488,7 @@ def test_no_answer(bucket, tmp_path, monkeypatch):
         bucket.url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         before = time.monotonic()
         assert "no connection (" in failing(bucket, tmp_path / "data")
-        assert time.monotonic() - before < 10
+        assert time.monotonic() - before < 5
     assert fetch.REACH * len(fetch.SHEET_URLS) < 10
 
 
@@ -496,7 +496,7 @@ def test_a_name_that_is_looked_up_for_ever(tmp_path, monkeypatch):
     done = threading.Event()
 
     def look_up(*_, **__):
-        done.wait(20)
+        done.wait(5)
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
@@ -505,7 +505,7 @@ def test_a_name_that_is_looked_up_for_ever(tmp_path, monkeypatch):
     before = time.monotonic()
     with pytest.raises(fetch.FetchError, match=r"no connection \(no answer in 0.2 s\)"):
         fetch.download(tmp_path / "data", quiet, "http://idc.invalid")
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < 3
     done.set()
 
 

@@ -770,7 +770,7 @@ def fuzz(folder: Path, seed: int, count: int) -> dict[str, int]:
         for data in made:
             path.write_bytes(data)
             started = time.perf_counter()
-            signal.setitimer(signal.ITIMER_PROF, 5)  # of CPU time; its signal ends the process
+            signal.alarm(5)
             try:
                 result = preprocess.preprocess(path, Recipe(20, 8))
                 assert result.pixels.shape == (20, 8)
@@ -779,7 +779,7 @@ def fuzz(folder: Path, seed: int, count: int) -> dict[str, int]:
             except ImageError as error:
                 assert str(error).startswith(f"{path}: ")  # noqa: PT017 - an image is right as well
                 seen["error"] += 1
-            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.alarm(0)
             seen["slowest"] = max(seen["slowest"], time.perf_counter() - started)
     assert printed.getvalue() == ""
     return seen
@@ -789,7 +789,7 @@ def fuzz(folder: Path, seed: int, count: int) -> dict[str, int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_mutated_files_give_an_image_or_one_error(tmp_path):
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        seen = pool.submit(fuzz, tmp_path, 0, 2700).result(timeout=600)
+        seen = pool.submit(fuzz, tmp_path, 0, 2700).result(timeout=120)
     assert seen["image"] + seen["error"] == 2700
     assert seen["image"] > 200
     assert seen["error"] > 1000

@@ -259,7 +259,7 @@ def kill_often(folder: Path, kills: int) -> None:
     assert os.waitpid(child, 0)[1] == 0
     durations = np.diff([*moments, time.monotonic()])
     killed, made = Counter(), tiny_study(data, folder / "disturbed")
-    while killed.total() < kills or set(killed) != set(STAGES):
+    while killed.total() < kills:
         target = chance.randrange(len(STAGES))
         child, pipe = begin(made)
         reached = -1
@@ -305,5 +305,5 @@ def test_killed_at_random_moments_it_comes_to_the_same_bytes(tmp_path):
     done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     killed = json.loads(done.stdout.splitlines()[-1])
-    assert sum(killed.values()) >= KILLS
+    assert sum(killed.values()) == KILLS
     assert set(killed) == set(STAGES)
