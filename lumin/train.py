@@ -340,9 +340,9 @@ def run(training: Training, say: Callable[[dict], None], stop: Callable[[], bool
     The memory is the training's on a GPU; on a CPU the process's, with what it trained before.
     """
     started, device = time.perf_counter(), training.stack.settle()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     pixels = Pixels(training.images, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # knows no device before something has used it
     lines: list[dict] = []  # of the epochs that this process ended
     try:
         state = fit(training, pixels, lambda line: (lines.append(line), say(line)), stop)
