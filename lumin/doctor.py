@@ -69,9 +69,9 @@ def processor() -> Iterator[Check]:
 
 
 def memory(demo: bool, jobs: int) -> Check:
-    """What trainings at once were seen to hold: on a GPU little, on a CPU as RESULTS.md has it."""
+    """What trainings at once hold: on a CPU as bench/RESULTS.md has it, on a GPU a guess."""
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    each = 3.0 if torch.cuda.is_available() else 1.5 if demo else 6.6  # GB, and 0.6 for who starts them
+    each = 3.4 if torch.cuda.is_available() else 1.5 if demo else 7.0  # GB, and 0.6 for who starts them
     room = max(0, int((size - 0.6) / each))
     advice = f"Not enough for {jobs} trainings at once. Type --jobs {room}." if room < jobs else ""
     return Check("memory", f"{size:.0f} GB", advice if room else f"{each + 0.6:.1f} GB are needed.", needed=not room)

@@ -89,7 +89,7 @@ def test_malloc_settings_that_lack_are_named(ready, monkeypatch):
         (4, DEMO, 2, None),
         (4, DEMO, 8, ("Not enough for 8 trainings at once. Type --jobs 2.", False)),
         (2, DEMO, 2, ("2.1 GB are needed.", True)),
-        (4, PAPER, 1, ("7.2 GB are needed.", True)),
+        (4, PAPER, 1, ("7.6 GB are needed.", True)),
         (16, PAPER, 4, ("Not enough for 4 trainings at once. Type --jobs 2.", False)),
     ],
 )
