@@ -1,4 +1,4 @@
-"""lumin reproduces Panambur, Madhu, Maier: luminal subtypes in full mammograms (ISBI 2023).
+"""lumin reproduces Panambur, Madhu, Maier: luminal subtypes in full mammograms (arXiv:2301.09282).
 
 The map of the house. Data flows downwards; a module imports only what is named after its arrow.
 

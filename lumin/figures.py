@@ -308,11 +308,11 @@ def dots(out: Path, cohort: str) -> Files:
         axes.set_yticks(range(len(rows)), [f"{task}, {wording(cell)}" for task, cell, _ in rows])
         axes.grid(axis="x", lw=0.3)
         axes.plot([], [], color=BLUE, marker="o", label="this run: mean, 95 % interval, folds")
-        axes.plot([], [], color=ORANGE, marker="D", mfc="white", ls="", label="the paper, with SD where known")
+        axes.plot([], [], color=ORANGE, marker="D", mfc="white", ls="", label="the paper: mean, SD")
         figure.legend(loc="outside lower center", ncols=2)
         known = [(t, c, ours["mean"], TABLE2[t, c].mean) for t, c, ours in rows if (t, c) in TABLE2]
         told = "; ".join(f"{t}, {wording(c)}: {ours:.3f}, paper {printed:.3f}" for t, c, ours, printed in known)
-        return files("dots", figure, title, f"Cells whose published figure is at hand: {told or 'none'}.", missing)
+        return files("dots", figure, title, f"Mean of this run beside the paper's: {told or 'none'}.", missing)
 
 
 def wording(cell: str) -> str:

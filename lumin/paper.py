@@ -1,7 +1,8 @@
 """What the paper states (with its section), leaves unstated (our choice and why), and published.
 
 Panambur, Madhu, Maier: Classification of Luminal Subtypes in Full Mammogram Images Using
-Transfer Learning. ISBI 2023, arXiv:2301.09282. Every constant of the reproduction is here, once.
+Transfer Learning. arXiv:2301.09282, January 2023. Every constant of the reproduction is here, once; docs/paper.md
+goes through the paper statement by statement.
 """
 
 import hashlib
@@ -12,14 +13,14 @@ from typing import NamedTuple
 # ---- stated ------------------------------------------------------------------------------------
 
 IMAGES, PATIENTS = 3744, 1775  # 2.1, labelled images and their patients
-SUBTYPE_IMAGES = 1498  # 2.1, those with a molecular subtype (749 patients)
+SUBTYPE_IMAGES = 1498  # Table 1(a), those with a molecular subtype (749 patients, 2.1)
 LUMINAL = ("Luminal A", "Luminal B")  # 2.1
 NON_LUMINAL = ("HER2-enriched", "triple negative")  # 2.1
 HEIGHT, WIDTH = 1326, 512  # 2.1, pixels of a network input (rows, columns)
 ASPECT = HEIGHT / WIDTH  # 2.59; 2.1 derives the input size from the mean crop
 FOLDS = 5  # 2.1
-BATCH = 16  # 2.2
-WEIGHT_DECAY = 5e-3  # 2.2
+BATCH = 16  # 2.2.1, for all experiments
+WEIGHT_DECAY = 5e-3  # 2.2.1, 2.2.2
 PATIENCE = 10  # 2.2, epochs without a lower validation loss
 P_FLIP, P_AUGMIX, P_EQUALIZE, P_ERASE = 0.5, 0.2, 0.4, 0.1  # 2.2
 ALPHA = 1e-4  # 3, "p<0.0001", two-tailed t-test
@@ -37,25 +38,44 @@ TABLE1 = {
 
 
 class Published(NamedTuple):
-    """A cell of Table 2 as far as it is known here; `digits` is how many of its decimals are."""
+    """A cell of Table 2: mean and SD over the five folds, and both as they are printed."""
 
     mean: float
-    sd: float | None = None
-    digits: int = 4
+    sd: float
+    printed: str
 
 
-# Table 2: (task, cell) -> the published figure. The project's authors had the abstract and parts of
-# Table 2b at hand; a cell that is not here is printed as "not at hand", never guessed. Fill it in
-# from the paper and every table and the audit use it.
+def read_cell(printed: str) -> Published:
+    """A cell of Table 2 as printed, "mean (SD)" -> its numbers."""
+    mean, sd = printed.removesuffix(")").split(" (")
+    return Published(float(mean), float(sd), printed)
+
+
+# Tables 2a and 2b row by row: as printed, the cell's name here, and both classifiers' mean (SD).
+ROWS = {
+    "table2a": (
+        ("Calcification", "calcification", {"mass-calc": "0.7765 (0.0116)", "mlmc": "0.8025 (0.0190)"}),
+        ("Mass", "mass", {"mass-calc": "0.9233 (0.0036)", "mlmc": "0.9238 (0.0039)"}),
+        ("Benign", "benign", {"benign-malignant": "0.4079 (0.083)", "mlmc": "0.5061 (0.0860)"}),
+        ("Malignant", "malignant", {"benign-malignant": "0.8313 (0.0039)", "mlmc": "0.8480 (0.0079)"}),
+    ),
+    "table2b": (
+        ("Luminal F1", "luminal", {"luminal-baseline": "0.7864 (0.0667)", "luminal-transfer": "0.8188 (0.0245)"}),
+        (
+            "Non Luminal F1",
+            "non_luminal",
+            {"luminal-baseline": "0.2099 (0.1749)", "luminal-transfer": "0.5199 (0.0253)"},
+        ),
+        ("F1 Score", "macro subtype", {"luminal-baseline": "0.4987 (0.0647)", "luminal-transfer": "0.6693 (0.0184)"}),
+        ("AUC", "auc subtype", {"luminal-baseline": "0.5358 (0.0300)", "luminal-transfer": "0.6688 (0.0210)"}),
+    ),
+}
+DIGITS = 4  # decimals of Table 2
 TABLE2 = {
-    ("luminal-baseline", "non_luminal"): Published(0.210, digits=3),
-    ("luminal-baseline", "luminal + non_luminal"): Published(0.9963),  # the sum of the two cells
-    ("luminal-baseline", "macro subtype"): Published(0.4987),
-    ("luminal-baseline", "auc subtype"): Published(0.536, digits=3),
-    ("luminal-transfer", "non_luminal"): Published(0.5199),
-    ("luminal-transfer", "luminal"): Published(0.8188),
-    ("luminal-transfer", "macro subtype"): Published(0.6693),
-    ("luminal-transfer", "auc subtype"): Published(0.6688),
+    (task, cell): read_cell(printed)
+    for rows in ROWS.values()
+    for _, cell, pair in rows
+    for task, printed in pair.items()
 }
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import percentileofscore
 
 from lumin import tables
-from lumin.paper import ALPHA, FOLDS, TABLE2, Published, suffix
+from lumin.paper import ALPHA, DIGITS, FOLDS, TABLE2, suffix
 from lumin.results import LEVELS, TASK_OF, cell_names
 from lumin.tables import NAMES, PARTS, Document, between, grid, number
 
@@ -46,7 +46,7 @@ class Spread(NamedTuple):
     median: float
     lowest: float
     highest: float
-    published: float | None
+    published: float | None  # None: not printed in the paper
     percentile: float | None  # of the published figure among the seeds
 
 
@@ -125,27 +125,29 @@ def folds(having: Sequence[dict], level: str, cell: Cell, task: str) -> NDArray:
 # ---- numbers -------------------------------------------------------------------------------------
 
 
-def spread(values: ArrayLike, known: Published | None) -> Spread:
+def spread(values: ArrayLike, known: float | None) -> Spread:
     """(seeds,) figures and the published one -> median, range, and the percentile of the published one.
 
-    Percentile: the share of seeds below, and half of those equal to it at the digits in print.
+    Percentile: the share of seeds below, and half of those equal to it at the decimals in print.
     """
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
     percentile = None
     if known is not None and len(values):
-        percentile = float(percentileofscore(values.round(known.digits), round(known.mean, known.digits), "mean"))
+        percentile = float(percentileofscore(values.round(DIGITS), known, "mean"))
     figures = [float(f(values)) if len(values) else float("nan") for f in (np.median, np.min, np.max)]
-    return Spread(len(values), *figures, None if known is None else known.mean, percentile)
+    return Spread(len(values), *figures, known, percentile)
 
 
-def published_difference(name: str, better: str, other: str) -> Published | None:
-    """A cell of two classifiers -> better - other as printed; None where one of the two is not at hand."""
-    first, second = (TABLE2.get((task, name)) for task in (better, other))
-    if first is None or second is None:
-        return None
-    digits = min(first.digits, second.digits)
-    return Published(round(first.mean - second.mean, digits), digits=digits)
+def published(name: str, task: str) -> float | None:
+    """A cell of a classifier as printed; None where the paper does not have it."""
+    return TABLE2[task, name].mean if (task, name) in TABLE2 else None
+
+
+def published_difference(name: str, better: str, other: str) -> float | None:
+    """A cell of two classifiers -> better - other as printed; None where the paper does not have it."""
+    first, second = published(name, better), published(name, other)
+    return None if first is None else round(first - second, DIGITS)
 
 
 def one_way(values: NDArray) -> tuple[float, float]:
@@ -204,7 +206,7 @@ def tally(found: Sequence[dict], name: str) -> dict[str, object]:
 def row(having: Sequence[dict], level: str, cell: Cell, task: str) -> dict:
     """One cell of one classifier -> its figures over the seeds."""
     values = folds(having, level, cell, task)
-    known = TABLE2.get((task, cell.name)) if level == PAPER else None
+    known = published(cell.name, task) if level == PAPER else None
     found = {"level": level, "group": cell.group, "task": task, "cell": cell.name}
     found |= {"values": values.mean(1).tolist(), **spread(values.mean(1), known)._asdict()}
     if level == PAPER:
@@ -286,8 +288,8 @@ def label(group: str, cell: str) -> str:
     return tables.label(cell) + (f", {group}" if cell.endswith(f" {group}") else "")
 
 
-def signed(value: float, digits: int = 4) -> str:
-    return number(value, digits) if np.isnan(value) else f"{value:+.{digits}f}"
+def signed(value: float) -> str:
+    return number(value) if np.isnan(value) else f"{value:+.{DIGITS}f}"
 
 
 def percent(found: Mapping) -> str:
@@ -318,7 +320,7 @@ def better(judged: Sequence[dict]) -> Iterator[str]:
     lines = []
     for c in judged:
         known = published_difference(c["cell"], c["better"], c["other"])
-        paper = ["not at hand" if known is None else signed(known.mean, known.digits), percent(c)]
+        paper = ["not printed" if known is None else signed(known), percent(c)]
         improved = [f"{c['seeds_improved']} of {c['seeds']}", f"{c['folds_improved']} of {c['folds']}"]
         figures = [str(c["seeds"]), signed(c["median"]), between(c["lowest"], c["highest"])]
         lines.append([claim(c), *figures, *improved, *paper])

@@ -42,7 +42,7 @@ SECTIONS = (
 )
 CARD = {
     "What it is": "Five classifiers of full mammograms (ResNet-18), each trained in five folds as Panambur, Madhu "
-    "and Maier (ISBI 2023, arXiv:2301.09282) say: mass against calcification, benign against malignant, both "
+    "and Maier (arXiv:2301.09282, January 2023) say: mass against calcification, benign against malignant, both "
     "at once (MLMC), and luminal against non-luminal, without and with a start from MLMC.",
     "Use": "To reproduce and examine the paper, and to teach. What is judged is one image of a labelled breast.",
     "Not for clinical use": "No one's diagnosis, treatment or screening may rest on these weights. They were never "
@@ -175,7 +175,7 @@ def html(out: Path, manifest: Mapping, command: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title><style>{STYLE}</style></head>\n<body><header><h1>{title}</h1>\n"
         f"<p>Cohort: <strong>{escape(cohort)}</strong>. Seed {manifest['settings'].get('seed', 'unknown')}. "
-        "After Panambur, Madhu, Maier, ISBI 2023, arXiv:2301.09282. Not for clinical use.</p></header>\n"
+        "After Panambur, Madhu, Maier, arXiv:2301.09282, January 2023. Not for clinical use.</p></header>\n"
         f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n<main>{parts}</main></body></html>\n'
     )
 

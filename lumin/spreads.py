@@ -11,7 +11,7 @@ from lumin.sensitivity import AS_IT_IS, COLUMNS, GAIN, HEADS, MEASURES, REDRAWN,
 
 
 def replication(content: Mapping) -> Files:
-    """replication.json -> every cell of Table 2, a dot a seed, the paper's figure where it is known."""
+    """replication.json -> every cell of Table 2, a dot a seed, the paper's figure where it has one."""
     level = content["cells"][0]["level"]
     rows = [r for r in content["cells"] if r["level"] == level and r["median"] is not None]
     title = f"Every cell of Table 2 over {len(content['done'])} seeds" + suffix(content["cohort"])
@@ -28,7 +28,7 @@ def replication(content: Mapping) -> Files:
         axes.grid(axis="x", lw=0.3)
         axes.plot([], [], color=BLUE, marker="o", ls="", ms=3, label="a seed")
         axes.plot([], [], color=BLUE, marker="|", ls="", ms=9, mew=2, label="median")
-        axes.plot([], [], color=ORANGE, marker="D", mfc="white", ls="", label="the paper, where known")
+        axes.plot([], [], color=ORANGE, marker="D", mfc="white", ls="", label="the paper")
         figure.legend(loc="outside lower center", ncols=3)
         told = "; ".join(f"{r['task']}, {wording(r['cell'])} {r['lowest']:.3f} to {r['highest']:.3f}" for r in rows)
         return files("replication", figure, title, f"Range over the seeds: {told or 'none'}.")

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import NamedTuple, Protocol
 
 from lumin import results
-from lumin.paper import ALPHA, FOLDS, TABLE1, TABLE2, classes, suffix
+from lumin.paper import ALPHA, DIGITS, FOLDS, ROWS, TABLE1, TABLE2, classes, suffix
 from lumin.results import LEVELS, Comparison, Estimate, Scored
 from lumin.stats import holm
 
@@ -23,7 +23,8 @@ LABELS = {
 }
 # Table: its groups, and the classifier said to be better.
 PARTS = {"table2a": (("findings", "pathology"), "mlmc"), "table2b": (("subtype",), "luminal-transfer")}
-SIDES = {"table2a": ("separate tasks", "MLMC"), "table2b": ("baseline", "transfer")}
+SIDES = {"table2a": ("Binary-class F1", "MLMC F1"), "table2b": ("Baseline", "Transfer learning")}  # as printed
+UNPRINTED = "Macro F1 and AUC, which the paper does not print for these tasks"
 NAMES = {
     "mass-calc": "mass vs calcification",
     "benign-malignant": "benign vs malignant",
@@ -74,7 +75,7 @@ def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def number(value: float, digits: int = 4) -> str:
+def number(value: float, digits: int = DIGITS) -> str:
     """A figure as the paper prints it; "undefined" for nan."""
     return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
 
@@ -93,11 +94,8 @@ def between(low: float, high: float) -> str:
 
 
 def published(task: str, cell: str) -> str:
-    """The paper's figure, or that it is not at hand."""
-    known = TABLE2.get((task, cell))
-    if known is None:
-        return "not at hand"
-    return number(known.mean, known.digits) + (f" ({number(known.sd, known.digits)})" if known.sd is not None else "")
+    """A cell of Table 2 as printed; a macro F1 or AUC that the paper does not print is named so."""
+    return TABLE2[task, cell].printed if (task, cell) in TABLE2 else "not printed"
 
 
 def label(cell: str) -> str:
@@ -200,9 +198,15 @@ def table2(name: str, out: Path, mammograms: Sequence[Mammogram], roles: dict[st
             g: {t: results.estimates(change(table), about.seed) for t, table in pair.items()}
             for g, pair in says.items()
         }
-        paper = title == LEVELS[0]
-        sections += [f"## {title}", grid(header(name, paper), cells(found, better, paper))]
-        data[title] = {g: {t: summary(estimates) for t, estimates in pair.items()} for g, pair in found.items()}
+        printed = title == LEVELS[0]
+        sections += [f"## {title}", grid(header(name, printed), cells(ROWS[name], found, better, printed))]
+        if others := [row for g in groups for row in unprinted(name, g)]:
+            sections += [f"## {UNPRINTED}"] * printed
+            sections.append(grid(header(name, False), cells(others, found, better, False)))
+        data[title] = {
+            g: {t: summary(estimates, t if printed else "") for t, estimates in pair.items()}
+            for g, pair in found.items()
+        }
     sections.append(
         "95 % intervals say how far other test patients would move the figure, the trained models held fixed: patients "
         f"resampled within their class {results.DRAWS:,} times, all their images together (percentile); for the AUC of "
@@ -223,27 +227,41 @@ def table2(name: str, out: Path, mammograms: Sequence[Mammogram], roles: dict[st
     return document(title, about, sections, data)
 
 
+def unprinted(name: str, group: str) -> list[tuple[str, str]]:
+    """A group's cells that Table 2 does not have -> label and cell."""
+    printed = [row[1] for row in ROWS[name]]
+    return [(f"{label(cell)}, {group}", cell) for cell in results.cell_names(group) if cell not in printed]
+
+
 def header(name: str, paper: bool) -> list[str]:
     """Columns of a Table 2: either classifier with the paper's figure, ours, and its interval."""
-    middle = ["{}: paper", "{}: ours, mean (SD)", "95 % CI"] if paper else ["{}: ours", "95 % CI"]
+    middle = ["{}: paper", "{}: ours, mean (SD)", "95 % CI"] if paper else ["{}: ours, mean (SD)", "95 % CI"]
     return ["", *(text.format(side) for side in SIDES[name] for text in middle)]
 
 
-def cells(found: dict, better: str, paper: bool) -> Iterator[list[str]]:
-    """group -> task -> estimates: one row a cell, the better of the two classifiers in bold."""
-    for group, pair in found.items():
-        for cell in results.cell_names(group):
-            both = [pair[results.TASK_OF[group]][cell], pair[better][cell]]
-            ours = bold([spread(e) for e in both], [e.mean for e in both])
-            row = [label(cell)]
-            for task, estimate, text in zip((results.TASK_OF[group], better), both, ours, strict=True):
-                row += [published(task, cell)] * paper + [text, between(estimate.low, estimate.high)]
-            yield row
+def cells(rows: Sequence[tuple], found: dict, better: str, paper: bool) -> Iterator[list[str]]:
+    """(label, cell, ...) and group -> task -> estimates: one line a row, the better of the two classifiers in bold."""
+    for name, cell, *_ in rows:
+        group = next(group for group in found if cell in results.cell_names(group))
+        tasks = results.TASK_OF[group], better
+        both = [found[group][task][cell] for task in tasks]
+        ours = bold([spread(e) for e in both], [e.mean for e in both])
+        line = [name]
+        for task, estimate, text in zip(tasks, both, ours, strict=True):
+            line += [published(task, cell)] * paper + [text, between(estimate.low, estimate.high)]
+        yield line
 
 
-def summary(estimates: dict[str, Estimate]) -> dict[str, dict]:
-    """Estimates -> what the JSON has of them."""
-    return {cell: {**e._asdict(), "mean": e.mean, "sd": e.sd} for cell, e in estimates.items()}
+def summary(estimates: dict[str, Estimate], task: str = "") -> dict[str, dict]:
+    """Estimates -> what the JSON has of them; with the paper's mean and SD where it has them of the task."""
+    return {
+        cell: {**e._asdict(), "mean": e.mean, "sd": e.sd} | printed_numbers(task, cell) for cell, e in estimates.items()
+    }
+
+
+def printed_numbers(task: str, cell: str) -> dict[str, dict]:
+    known = TABLE2.get((task, cell))
+    return {"paper": {"mean": known.mean, "sd": known.sd}} if known else {}
 
 
 def without(simple: dict[str, dict[str, Scored]], seed: int, data: dict) -> Iterator[str]:

@@ -145,7 +145,10 @@ def test_dots_show_our_cells_beside_the_papers(out):
     (out / "tables/table2b.json").write_text(json.dumps(content))
     about = json.loads(figures.dots(out, "CMMD")["figures/dots.json"])
     assert about["missing"] == ["table2a"]
-    assert "luminal-baseline, F1 non-luminal: 0.200, paper 0.210" in about["text"]
+    assert (
+        "luminal-baseline, F1 non-luminal: 0.200, paper 0.210; luminal-baseline, F1 luminal: 0.500, paper 0.786"
+        in about["text"]
+    )
 
 
 def test_colours_differ_in_grey():

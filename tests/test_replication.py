@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import f_oneway
 
 from lumin import replication, results, spreads, tables
-from lumin.paper import FOLDS, Published
+from lumin.paper import FOLDS
 from lumin.replication import LEVELS, ReplicationError, difference_parts, one_way, parse_seeds, parts, spread, tally
 
 TESTS = ("Student", "permutation")
@@ -79,32 +79,33 @@ def test_a_backward_or_boundless_range_is_refused():
 def test_percentile_by_hand():
     """Of four seeds two lie below .525; one lies below .52 and one equals it: 1.5 of 4."""
     values = [0.54, 0.51, 0.53, 0.52]
-    assert spread(values, Published(0.525)) == (4, pytest.approx(0.525), 0.51, 0.54, 0.525, 50.0)
-    assert spread(values, Published(0.52)).percentile == 37.5
-    assert spread(values, Published(0.50)).percentile == 0
-    assert spread(values, Published(0.55)).percentile == 100
+    assert spread(values, 0.525) == (4, pytest.approx(0.525), 0.51, 0.54, 0.525, 50.0)
+    assert spread(values, 0.52).percentile == 37.5
+    assert spread(values, 0.50).percentile == 0
+    assert spread(values, 0.55).percentile == 100
     assert spread(values, None).percentile is None
 
 
 def test_a_seed_equal_to_the_printed_digits_is_equal():
-    """.21449 is printed .214 with three digits; with four it lies above .2140."""
-    assert spread([0.21449], Published(0.214, digits=3)).percentile == 50
-    assert spread([0.21449], Published(0.2140)).percentile == 0
+    """.21394 is printed .2139, and .21395 .2140."""
+    assert spread([0.21394], 0.2139).percentile == 50
+    assert spread([0.213951], 0.2139).percentile == 0
 
 
 def test_an_undefined_seed_does_not_count():
-    found = spread([np.nan, 0.4, 0.6], Published(0.5))
+    found = spread([np.nan, 0.4, 0.6], 0.5)
     assert (found.seeds, found.median, found.percentile) == (2, 0.5, 50)
-    nothing = spread([np.nan], Published(0.5))
+    nothing = spread([np.nan], 0.5)
     assert nothing.seeds == 0
     assert np.isnan(nothing.median)
     assert nothing.percentile is None
 
 
-def test_published_differences_keep_the_digits_in_print():
-    """Transfer against baseline in AUC: .6688 - .536 = .1328, known to three digits; Luminal F1 has one figure only."""
-    assert replication.published_difference("auc subtype", "luminal-transfer", "luminal-baseline") == (0.133, None, 3)
-    assert replication.published_difference("luminal", "luminal-transfer", "luminal-baseline") is None
+def test_published_differences_have_four_decimals():
+    """Transfer against baseline in AUC: .6688 - .5358; no AUC of the abnormality tasks is printed."""
+    assert replication.published_difference("auc subtype", "luminal-transfer", "luminal-baseline") == 0.133
+    assert replication.published_difference("mass", "mlmc", "mass-calc") == 0.0005
+    assert replication.published_difference("auc findings", "mlmc", "mass-calc") is None
 
 
 # ---- variance ----------------------------------------------------------------------------------------
@@ -187,8 +188,9 @@ def test_median_range_and_percentile_of_a_cell():
     (row,) = cells(made, level=LEVELS[0], task="luminal-transfer", cell="auc subtype")
     assert (row["seeds"], row["median"], row["lowest"], row["highest"]) == (3, 0.66, 0.62, 0.7)
     assert row["percentile"] == pytest.approx(66.6667)
-    assert "| transfer, AUC, subtype | 3 | 0.6600 | 0.6200 to 0.7000 | 0.6688 | 67 |" in made.markdown
-    assert "| MLMC, Mass F1 | 3 | 0.6600 | 0.6200 to 0.7000 | not at hand |  |" in made.markdown
+    assert "| transfer, AUC, subtype | 3 | 0.6600 | 0.6200 to 0.7000 | 0.6688 (0.0210) | 67 |" in made.markdown
+    assert "| MLMC, Mass F1 | 3 | 0.6600 | 0.6200 to 0.7000 | 0.9238 (0.0039) | 100 |" in made.markdown
+    assert "| MLMC, AUC, findings | 3 | 0.6600 | 0.6200 to 0.7000 | not printed |  |" in made.markdown
     (alone,) = cells(made, level=LEVELS[2], task="luminal-transfer", cell="auc subtype")
     assert (alone["median"], alone["published"]) == (0.64, None)
 
