@@ -1,6 +1,7 @@
-"""Small DICOM folders in CMMD's form, written tag by tag."""
+"""Small DICOM folders in CMMD's form, written tag by tag; the paper's Table 2, typed a second time."""
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -16,6 +17,61 @@ from pydicom.uid import ExplicitVRLittleEndian
 SHARED = Path(__file__).parents[2] / "shared"  # real metadata of CMMD, where the developers keep it
 CODES = {"CC": "399162004", "MLO": "399368009"}
 HEADER = ["ID1", "LeftRight", "Age", "number", "abnormality", "classification", "subtype"]
+
+# Table 2, typed from the paper's text a second time: row -> left and right column as printed.
+PRINTED = {
+    "table2a": {
+        "": ("Binary-class F1", "MLMC F1"),
+        "Calcification": ("0.7765 (0.0116)", "0.8025 (0.0190)"),
+        "Mass": ("0.9233 (0.0036)", "0.9238 (0.0039)"),
+        "Benign": ("0.4079 (0.083)", "0.5061 (0.0860)"),
+        "Malignant": ("0.8313 (0.0039)", "0.8480 (0.0079)"),
+    },
+    "table2b": {
+        "": ("Baseline", "Transfer learning"),
+        "Luminal F1": ("0.7864 (0.0667)", "0.8188 (0.0245)"),
+        "Non Luminal F1": ("0.2099 (0.1749)", "0.5199 (0.0253)"),
+        "F1 Score": ("0.4987 (0.0647)", "0.6693 (0.0184)"),
+        "AUC": ("0.5358 (0.0300)", "0.6688 (0.0210)"),
+    },
+}
+IN_JSON = {  # table -> row -> group, cell, and the classifiers of its two columns
+    "table2a": {
+        "Calcification": ("findings", "calcification", "mass-calc", "mlmc"),
+        "Mass": ("findings", "mass", "mass-calc", "mlmc"),
+        "Benign": ("pathology", "benign", "benign-malignant", "mlmc"),
+        "Malignant": ("pathology", "malignant", "benign-malignant", "mlmc"),
+    },
+    "table2b": {
+        "Luminal F1": ("subtype", "luminal", "luminal-baseline", "luminal-transfer"),
+        "Non Luminal F1": ("subtype", "non_luminal", "luminal-baseline", "luminal-transfer"),
+        "F1 Score": ("subtype", "macro subtype", "luminal-baseline", "luminal-transfer"),
+        "AUC": ("subtype", "auc subtype", "luminal-baseline", "luminal-transfer"),
+    },
+}
+LEVEL = "As in the paper: mean (SD) of five fold models, by image"
+
+
+def grids(markdown):
+    """Every table of a document: first cell -> the others."""
+    return [
+        {row[0]: row[1:] for row in ([c.strip() for c in line[1:-1].split("|")] for line in block.splitlines())}
+        for block in markdown.split("\n\n")
+        if block.startswith("|")
+    ]
+
+
+def holds_the_paper(name: str, markdown: str, text: str) -> None:
+    """Both files of Table 2a or 2b open with the paper's rows, in its order, with its 16 figures as printed."""
+    first, found = grids(markdown)[0], json.loads(text)[LEVEL]
+    rows = list(PRINTED[name])[1:]
+    assert list(first)[2:] == rows
+    for row in rows:
+        assert (first[row][0], first[row][3]) == PRINTED[name][row]
+        group, cell, *tasks = IN_JSON[name][row]
+        for task, printed in zip(tasks, PRINTED[name][row], strict=True):
+            mean, sd = printed.rstrip(")").split(" (")
+            assert found[group][task][cell]["paper"] == {"mean": float(mean), "sd": float(sd)}
 
 
 def dicom(path: Path, patient="D1-0001", laterality="L", view="CC", uid="1.2.3", pixels=None, **tags) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARED, dicom, sheet
+from conftest import SHARED, dicom, holds_the_paper, sheet
 from typer.testing import CliRunner
 
 import repro
@@ -543,6 +543,8 @@ def test_the_whole_paper_once_and_then_nothing(tmp_path, monkeypatch):
         assert record.sha256(out / "split.csv") in markdown
         assert "weights random instead of imagenet" in markdown
         assert json.loads((out / f"tables/{name}.json").read_text())["seed"] == 0
+    for name in ("table2a", "table2b"):
+        holds_the_paper(name, *((out / f"tables/{name}.{kind}").read_text() for kind in ("md", "json")))
     found = json.loads((out / "tables/table2b.json").read_text())
     cells = found["As in the paper: mean (SD) of five fold models, by image"]["subtype"]["luminal-transfer"]
     assert cells.keys() == {"non_luminal", "luminal", "macro subtype", "auc subtype"}

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import IN_JSON, LEVEL, PRINTED, grids, holds_the_paper
 
 from lumin import paper, results, tables
 from lumin.results import Comparison, Estimate
@@ -58,15 +59,6 @@ BY_HAND = {  # training and validation, test, folds
     "Luminal": (2, 2, 0, 0, 0, 2, 0),
     "Non-luminal": (2, 0, 0, 2, 0, 0, 0),
 }
-
-
-def grids(markdown):
-    """Every table of a document: first cell -> the others."""
-    return [
-        {row[0]: row[1:] for row in ([c.strip() for c in line[1:-1].split("|")] for line in block.splitlines())}
-        for block in markdown.split("\n\n")
-        if block.startswith("|")
-    ]
 
 
 # ---- numbers -----------------------------------------------------------------------------------------
@@ -221,62 +213,26 @@ def predicted(tmp_path, monkeypatch):
     return tmp_path, images, roles
 
 
-# Table 2, typed from the paper's text a second time: row -> left and right column as printed.
-PRINTED = {
-    "table2a": {
-        "": ("Binary-class F1", "MLMC F1"),
-        "Calcification": ("0.7765 (0.0116)", "0.8025 (0.0190)"),
-        "Mass": ("0.9233 (0.0036)", "0.9238 (0.0039)"),
-        "Benign": ("0.4079 (0.083)", "0.5061 (0.0860)"),
-        "Malignant": ("0.8313 (0.0039)", "0.8480 (0.0079)"),
-    },
-    "table2b": {
-        "": ("Baseline", "Transfer learning"),
-        "Luminal F1": ("0.7864 (0.0667)", "0.8188 (0.0245)"),
-        "Non Luminal F1": ("0.2099 (0.1749)", "0.5199 (0.0253)"),
-        "F1 Score": ("0.4987 (0.0647)", "0.6693 (0.0184)"),
-        "AUC": ("0.5358 (0.0300)", "0.6688 (0.0210)"),
-    },
-}
-IN_JSON = {  # row -> group, cell, classifier of the left column
-    "Calcification": ("findings", "calcification", "mass-calc"),
-    "Mass": ("findings", "mass", "mass-calc"),
-    "Benign": ("pathology", "benign", "benign-malignant"),
-    "Malignant": ("pathology", "malignant", "benign-malignant"),
-    "Luminal F1": ("subtype", "luminal", "luminal-baseline"),
-    "Non Luminal F1": ("subtype", "non_luminal", "luminal-baseline"),
-    "F1 Score": ("subtype", "macro subtype", "luminal-baseline"),
-    "AUC": ("subtype", "auc subtype", "luminal-baseline"),
-}
-BETTER = {"table2a": "mlmc", "table2b": "luminal-transfer"}
-LEVEL = "As in the paper: mean (SD) of five fold models, by image"
-
-
 @pytest.mark.parametrize("name", PRINTED)
 def test_table_2_opens_with_the_papers_rows_and_figures_beside_ours(predicted, name):
     made = tables.table2(name, *predicted, DEMO)
+    holds_the_paper(name, made.markdown, made.json)
     first, found = grids(made.markdown)[0], json.loads(made.json)[LEVEL]
     left, right = PRINTED[name][""]
     columns = [f"{side}{what}" for side in (left, right) for what in (": paper", ": ours, mean (SD)", "")]
     assert first[""] == [column if ":" in column else "95 % CI" for column in columns]
-    assert list(first) == ["", ":--", *list(PRINTED[name])[1:]]
-    for row, printed in list(PRINTED[name].items())[1:]:
-        assert (first[row][0], first[row][3]) == printed
-        group, cell, other = IN_JSON[row]
-        for task, text, column in ((other, printed[0], 1), (BETTER[name], printed[1], 4)):
+    for row, (group, cell, *tasks) in list(IN_JSON[name].items()):
+        means = [found[group][task][cell]["mean"] for task in tasks]
+        assert [first[row][i].startswith("**") for i in (1, 4)] == [means[0] > means[1], means[1] > means[0]]
+        for i, task in ((1, tasks[0]), (4, tasks[1])):
             ours = found[group][task][cell]
-            mean, sd = text.rstrip(")").split(" (")
-            assert ours["paper"] == {"mean": float(mean), "sd": float(sd)}
-            assert first[row][column].strip("*") == f"{ours['mean']:.4f} ({ours['sd']:.4f})"
-        bolds = [first[row][i].startswith("**") for i in (1, 4)]
-        means = [found[group][task][cell]["mean"] for task in (other, BETTER[name])]
-        assert bolds == [means[0] > means[1], means[1] > means[0]]
+            assert first[row][i].strip("*") == f"{ours['mean']:.4f} ({ours['sd']:.4f})"
         assert all(re.fullmatch(r"0\.\d{4} to [01]\.\d{4}|undefined", first[row][i]) for i in (2, 5))
 
 
 def test_what_the_paper_does_not_print_follows_in_a_section_of_its_own(predicted):
     made = tables.table2("table2a", *predicted, DEMO)
-    _, rest = made.markdown.split(f"## {tables.UNPRINTED}\n")
+    _, rest = made.markdown.split(f"## {tables.UNPRINTED}\n\n")
     second = grids(rest)[0]
     labels = ["F1 score (macro), findings", "AUC, findings", "F1 score (macro), pathology", "AUC, pathology"]
     assert list(second)[2:] == labels
