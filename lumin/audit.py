@@ -8,13 +8,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from scipy.optimize import brentq
 from scipy.stats import norm, ttest_ind_from_stats
 from scipy.stats import t as student_t
 
-from lumin.paper import ALPHA, FOLDS, IMAGES, ROWS, SUBTYPE_IMAGES, TABLE1, TABLE2
+from lumin.paper import ALPHA, FOLDS, IMAGES, ROWS, SUBTYPE_IMAGES, TABLE1, TABLE2, Published
 from lumin.stats import hanley_mcneil
 
 FOLLOWS = "follows"
@@ -38,14 +37,7 @@ POWER, SIZE = 0.8, 0.05
 P = f"p < {ALPHA:.4f}"
 
 
-class Printed(Protocol):
-    """One cell of Table 2 as printed."""
-
-    mean: float
-    sd: float
-
-
-Cells = Mapping[tuple[str, str], Printed]  # (task, cell) -> as printed
+Cells = Mapping[tuple[str, str], Published]  # (task, cell) -> as printed
 
 
 @dataclass(frozen=True)
@@ -176,7 +168,7 @@ def every_fold(published: Cells) -> Iterator[Row]:
             yield Row("every fold", f"{better} over {other}, {label}: in all {FOLDS} folds", words, verdict, figures)
 
 
-def unpaired(first: Printed, second: Printed, statement: str, n: int = FOLDS) -> Row:
+def unpaired(first: Published, second: Published, statement: str, n: int = FOLDS) -> Row:
     """Student's and Welch's t-test from means and SDs (ddof 1; if they have ddof 0, t is sqrt((n-1)/n) of it)."""
     summary = (first.mean, first.sd, n, second.mean, second.sd, n)
     (t, p), (t_welch, p_welch) = (ttest_ind_from_stats(*summary, equal_var=equal) for equal in (True, False))
@@ -195,7 +187,7 @@ def unpaired(first: Printed, second: Printed, statement: str, n: int = FOLDS) ->
     return Row("t-test, unpaired", statement, words, verdict, figures)
 
 
-def paired_t(first: Printed, second: Printed, correlation: float, n: int = FOLDS) -> tuple[float, float]:
+def paired_t(first: Published, second: Published, correlation: float, n: int = FOLDS) -> tuple[float, float]:
     """Paired t and its two-sided p if the fold values correlate by r.
 
     t = (m1 - m2) / sqrt((s1^2 + s2^2 - 2 r s1 s2) / n), n - 1 degrees of freedom.
@@ -207,14 +199,14 @@ def paired_t(first: Printed, second: Printed, correlation: float, n: int = FOLDS
     return t, float(2 * student_t.sf(abs(t), n - 1))
 
 
-def correlation_needed(first: Printed, second: Printed, alpha: float, n: int = FOLDS) -> float:
+def correlation_needed(first: Published, second: Published, alpha: float, n: int = FOLDS) -> float:
     """The correlation of the fold values above which the paired p is below alpha; above 1: none, below -1: any."""
     allowed = n * ((first.mean - second.mean) / student_t.isf(alpha / 2, n - 1)) ** 2
     excess, product = first.sd**2 + second.sd**2 - allowed, 2 * first.sd * second.sd
     return float(excess / product) if product else math.copysign(math.inf, excess)
 
 
-def paired(first: Printed, second: Printed, statement: str) -> Row:
+def paired(first: Published, second: Published, statement: str) -> Row:
     """The paired t-test over every correlation that the fold values could have."""
     (low, p_low), (high, p_high) = (paired_t(first, second, r) for r in (-1, 1))
     needed = correlation_needed(first, second, ALPHA)
@@ -349,9 +341,9 @@ def as_json(rows: Sequence[Row]) -> str:
     """Rows -> JSON, figures to 6 significant digits; null where there is none or it is unbounded."""
     entries = []
     for row in rows:
-        finite = {
-            name: value if value is not None and math.isfinite(value) else None for name, value in row.figures.items()
+        figures = {
+            name: float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+            for name, value in row.figures.items()
         }
-        figures = {name: None if value is None else float(f"{value:.6g}") for name, value in finite.items()}
         entries.append({**vars(row), "figures": figures})
     return json.dumps(entries, indent=1, allow_nan=False) + "\n"

@@ -129,12 +129,27 @@ COMPARED = (*SOURCE, *SUBTYPE)
 
 # fmt: off
 UNSTATED = (
-    Choice("maximum epochs", "100", "far beyond where patience 10 stops"),
+    Choice("maximum epochs", "100", "patience is meant to end a training first"),
     Choice("pixel normalisation", "ImageNet mean and SD, grey in three channels", "what the weights were trained on"),
     Choice("ImageNet weights", "torchvision IMAGENET1K_V1", "the only ones torchvision has for ResNet-18"),
     Choice("order of augmentations", "flip, AugMix, equalize, erase", "the order in which the paper lists them"),
     Choice("AugMix and erasing parameters", "torchvision's defaults", "the usual source of both"),
     Choice("erasing", "to 0, after normalisation", "torchvision's reference place and value"),
+    Choice("place of dropout", "before the last layer", "the usual place; `adding the dropout layer` says no more"),
+    Choice("weights of the sampler", "1 / size of the class, with replacement", "as PyTorch's sampler is usually used"),
+    Choice("validation loss", "mean over images, unweighted", "weights are mentioned for training alone (2.2.1)"),
+    Choice("patience", "epochs without a lower validation loss", "models are saved on that loss (2.2)"),
+    Choice("Adam", "PyTorch's defaults, weight decay within the gradient", "`standard` (2.2.1), so not AdamW"),
+    Choice("last layer", "PyTorch's random initialisation", "it is refactored or replaced; no more is said"),
+    Choice("binary output", "two nodes, softmax", "cross-entropy, as with the two nodes of 2.2.1"),
+    Choice("third neuron of MLMC", "malignant; benign is its negative class", "both have an F1 in Table 2a"),
+    Choice("F1 Score", "mean of both class F1s", "Table 2b's are that, within .0006"),
+    Choice("t-test", "every reading, side by side", "neither unit nor pairing is said"),
+    Choice("Figure 2", "mean map of the five models, for malignant", "no model and no output is named"),
+    Choice("test set", "whole patients", "stated for training and validation alone (2.1)"),
+    Choice("input size", "1326 rows, 512 columns", "breasts are taller than wide"),
+    Choice("crop", "bounding box of the largest part above 0", "keeps view markers out"),
+    Choice("place of JPEG", "after crop and resize", "the file is what the network sees"),
     Choice("resize", "bilinear, antialiased, aspect not kept", "one size is stated, no padding", (
         Alternative("padding", "aspect kept, black beside the breast", {"keep_aspect": True}),)),
     Choice("JPEG quality", "95", "the paper names JPEG without a quality", (

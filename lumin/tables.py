@@ -192,7 +192,8 @@ def table2(name: str, out: Path, mammograms: Sequence[Mammogram], roles: dict[st
     """Name and predictions -> Table 2a or 2b, its variants, what no image is needed for, and the tests."""
     groups, better = PARTS[name]
     says = {g: {t: results.read(out, t, g, mammograms) for t in (results.TASK_OF[g], better)} for g in groups}
-    sections, data = [], {}
+    others = [(f"{label(c)}, {g}", c) for g in groups for c in results.cell_names(g) if (better, c) not in TABLE2]
+    sections, data = [], {"paper": {row: {task: TABLE2[task, cell] for task in pair} for row, cell, pair in ROWS[name]}}
     for title, change in zip(LEVELS, (lambda table: table, results.by_breast, results.ensemble), strict=True):
         found = {
             g: {t: results.estimates(change(table), about.seed) for t, table in pair.items()}
@@ -200,13 +201,10 @@ def table2(name: str, out: Path, mammograms: Sequence[Mammogram], roles: dict[st
         }
         printed = title == LEVELS[0]
         sections += [f"## {title}", grid(header(name, printed), cells(ROWS[name], found, better, printed))]
-        if others := [row for g in groups for row in unprinted(name, g)]:
+        if others:
             sections += [f"## {UNPRINTED}"] * printed
             sections.append(grid(header(name, False), cells(others, found, better, False)))
-        data[title] = {
-            g: {t: summary(estimates, t if printed else "") for t, estimates in pair.items()}
-            for g, pair in found.items()
-        }
+        data[title] = {g: {t: summary(estimates) for t, estimates in pair.items()} for g, pair in found.items()}
     sections.append(
         "95 % intervals say how far other test patients would move the figure, the trained models held fixed: patients "
         f"resampled within their class {results.DRAWS:,} times, all their images together (percentile); for the AUC of "
@@ -227,16 +225,11 @@ def table2(name: str, out: Path, mammograms: Sequence[Mammogram], roles: dict[st
     return document(title, about, sections, data)
 
 
-def unprinted(name: str, group: str) -> list[tuple[str, str]]:
-    """A group's cells that Table 2 does not have -> label and cell."""
-    printed = [row[1] for row in ROWS[name]]
-    return [(f"{label(cell)}, {group}", cell) for cell in results.cell_names(group) if cell not in printed]
-
-
 def header(name: str, paper: bool) -> list[str]:
     """Columns of a Table 2: either classifier with the paper's figure, ours, and its interval."""
-    middle = ["{}: paper", "{}: ours, mean (SD)", "95 % CI"] if paper else ["{}: ours, mean (SD)", "95 % CI"]
-    return ["", *(text.format(side) for side in SIDES[name] for text in middle)]
+    middle = ["{}: paper", "{}: ours, mean (SD)", "95 % CI"] if paper else ["{}: ours", "95 % CI"]
+    sides = SIDES[name] if paper else [side.removesuffix(" F1") for side in SIDES[name]]
+    return ["", *(text.format(side) for side in sides for text in middle)]
 
 
 def cells(rows: Sequence[tuple], found: dict, better: str, paper: bool) -> Iterator[list[str]]:
@@ -252,16 +245,9 @@ def cells(rows: Sequence[tuple], found: dict, better: str, paper: bool) -> Itera
         yield line
 
 
-def summary(estimates: dict[str, Estimate], task: str = "") -> dict[str, dict]:
-    """Estimates -> what the JSON has of them; with the paper's mean and SD where it has them of the task."""
-    return {
-        cell: {**e._asdict(), "mean": e.mean, "sd": e.sd} | printed_numbers(task, cell) for cell, e in estimates.items()
-    }
-
-
-def printed_numbers(task: str, cell: str) -> dict[str, dict]:
-    known = TABLE2.get((task, cell))
-    return {"paper": {"mean": known.mean, "sd": known.sd}} if known else {}
+def summary(estimates: dict[str, Estimate]) -> dict[str, dict]:
+    """Estimates -> what the JSON has of them."""
+    return {cell: {**e._asdict(), "mean": e.mean, "sd": e.sd} for cell, e in estimates.items()}
 
 
 def without(simple: dict[str, dict[str, Scored]], seed: int, data: dict) -> Iterator[str]:

@@ -63,15 +63,15 @@ def grids(markdown):
 
 def holds_the_paper(name: str, markdown: str, text: str) -> None:
     """Both files of Table 2a or 2b open with the paper's rows, in its order, with its 16 figures as printed."""
-    first, found = grids(markdown)[0], json.loads(text)[LEVEL]
+    first, found = grids(markdown)[0], json.loads(text)["paper"]
     rows = list(PRINTED[name])[1:]
-    assert list(first)[2:] == rows
+    assert list(first)[2:] == list(found) == rows
     for row in rows:
         assert (first[row][0], first[row][3]) == PRINTED[name][row]
-        group, cell, *tasks = IN_JSON[name][row]
-        for task, printed in zip(tasks, PRINTED[name][row], strict=True):
+        *_, left, right = IN_JSON[name][row]
+        for task, printed in zip((left, right), PRINTED[name][row], strict=True):
             mean, sd = printed.rstrip(")").split(" (")
-            assert found[group][task][cell]["paper"] == {"mean": float(mean), "sd": float(sd)}
+            assert found[row][task] == {"mean": float(mean), "sd": float(sd), "printed": printed}
 
 
 def dicom(path: Path, patient="D1-0001", laterality="L", view="CC", uid="1.2.3", pixels=None, **tags) -> Path:
