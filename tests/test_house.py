@@ -1,6 +1,7 @@
 """The house: who imports whom, how long a room may be, and that README and code say the same."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -67,3 +68,11 @@ def test_the_readme_lists_every_departure_from_the_paper():
     assert found
     for text in found:
         assert f"- {text}\n" in readme
+
+
+def test_what_the_page_on_the_paper_names_is_there():
+    page = (ROOT / "docs/paper.md").read_text()
+    names = set(re.findall(r"`(\w+)\.(\w+)`", page))
+    assert names
+    for module, name in names:
+        assert hasattr(importlib.import_module(f"lumin.{module}"), name), f"{module}.{name}"
