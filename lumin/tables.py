@@ -199,11 +199,12 @@ def table2(name: str, out: Path, mammograms: Sequence[Mammogram], roles: dict[st
             g: {t: results.estimates(change(table), about.seed) for t, table in pair.items()}
             for g, pair in says.items()
         }
-        printed = title == LEVELS[0]
-        sections += [f"## {title}", grid(header(name, printed), cells(ROWS[name], found, better, printed))]
-        if others:
-            sections += [f"## {UNPRINTED}"] * printed
-            sections.append(grid(header(name, False), cells(others, found, better, False)))
+        sections.append(f"## {title}")
+        if title == LEVELS[0]:
+            sections.append(grid(header(name, True), cells(ROWS[name], found, better, True)))
+            sections += [f"## {UNPRINTED}"] * bool(others)
+        rows = others if title == LEVELS[0] else [*ROWS[name], *others]
+        sections += [grid(header(name, False), cells(rows, found, better, False))] * bool(rows)
         data[title] = {g: {t: summary(estimates) for t, estimates in pair.items()} for g, pair in found.items()}
     sections.append(
         "95 % intervals say how far other test patients would move the figure, the trained models held fixed: patients "
