@@ -49,7 +49,7 @@ from lumin.network import Classifier, Stack, choose, driver, network
 from lumin.paper import BATCH, DEMO, PAPER, WEIGHT_DECAY, Recipe
 from lumin.preprocess import Prepared, build_store, decode, encode, preprocess, read_pixels, resize, to_8bit
 from lumin.tasks import BY_NAME
-from lumin.train import Optimiser, Pixels, State, Training, train_epoch
+from lumin.train import Pixels, State, Training, adam, train_epoch
 
 RECIPES = {"full": PAPER, "demo": DEMO}
 TASK = BY_NAME["mlmc"]
@@ -413,7 +413,7 @@ def epoch(folder: Path, size: str, stack: Stack, batch: int, steps: int, settled
     )
     pixels = Pixels(store, stack.settle())
     model = network(TASK, None, training.key, stack.precision).to(pixels.device)
-    optimiser, state = Optimiser(model, TASK.learning_rate), State()
+    optimiser, state = adam(model, TASK.learning_rate), State()
 
     def one() -> None:
         stack.settle()
@@ -435,7 +435,7 @@ def stock_epoch(size: str, stack: Stack, batch: int, steps: int) -> Callable[[],
     images = breasts(batch, recipe.height, recipe.width).repeat(steps, 1, 1)
     batches = loader(images, torch.randint(0, 2, (len(images), len(TASK.outputs))).float(), batch)
     model = resnet18(num_classes=len(TASK.outputs)).to(device).train()
-    adam = torch.optim.Adam(model.parameters(), TASK.learning_rate, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.Adam(model.parameters(), TASK.learning_rate, weight_decay=WEIGHT_DECAY)
 
     def one() -> None:
         free()
@@ -443,9 +443,9 @@ def stock_epoch(size: str, stack: Stack, batch: int, steps: int) -> Callable[[],
         for pictures, wanted in batches:
             pictures, wanted = pictures.to(device, non_blocking=True), wanted.to(device, non_blocking=True)
             value = F.binary_cross_entropy_with_logits(model(pictures), wanted)
-            adam.zero_grad()
+            optimiser.zero_grad()
             value.backward()
-            adam.step()
+            optimiser.step()
             value.item()  # for its log, at every step
 
     return one
@@ -533,8 +533,7 @@ def bench_profile(size: str, batch: int, seconds: float, stack: Stack, folder: P
     axis = "self_device_time_total" if stack.device != "cpu" else "self_cpu_time_total"
     events = sorted(profile.key_averages(), key=lambda event: -getattr(event, axis))
     total = sum(getattr(event, axis) for event in events)
-    # Few positions: the weights' gradient is aten::mm (lumin/convolution.py); gathering its patches is not counted
-    convolved = sum(getattr(event, axis) for event in events if "conv" in event.key or event.key == "aten::mm")
+    convolved = sum(getattr(event, axis) for event in events if "conv" in event.key)
     rate = 1e-9 * batch * flops(RECIPES[size].height, RECIPES[size].width) / (1e-6 * convolved) if convolved else 0
     yield "| operation | share | ms | calls |"
     yield "|---|---|---|---|"

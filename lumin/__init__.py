@@ -17,9 +17,8 @@ The map of the house. Data flows downwards; a module imports only what is named 
     audit       the published numbers, re-derived from each other        <- paper, stats
     tasks       Task and the five rows that are the paper                <- paper
     augment     the four augmentations, batched, keyed per sample        <- paper
-    convolution convolutions with height and width exchanged: faster     <- nothing
-    network     ResNet-18, its weights, the machine it computes on       <- paper, tasks, convolution
-    train       fit(), predict(): one fold of one task     <- paper, tasks, augment, convolution, network, record
+    network     ResNet-18, its weights, the machine it computes on       <- paper, tasks
+    train       fit(), predict(): one fold of one task     <- paper, tasks, augment, network, record
     jobs        many trainings at once, followed and stopped             <- network, tasks, record, train
     results     predictions -> cells, intervals, tests                   <- paper, tasks, stats
     tables      results -> the paper's tables as Markdown and JSON       <- paper, stats, results
@@ -35,7 +34,7 @@ The map of the house. Data flows downwards; a module imports only what is named 
     spreads     pictures of many studies                                 <- paper, figures, sensitivity
     options     what is asked for -> a Study                             <- paper, network, record, tasks, train
     study <- paper, sheet, corrections, cohort, options, phantom, preprocess, record, split, tasks, network, train, tables
-    work        stages by one process at a time, trainings as one pool  <- paper, options, network, record, split, train, jobs, study
+    work        stages by one process at a time, trainings as one pool  <- paper, options, record, split, train, jobs, study
     series      the study with other seeds, and with choices made otherwise <- paper, options, cohort, network, record, tasks, tables, sensitivity, study, work
     gallery <- cohort, preprocess, record, options, network, tables, tasks, train, gradcam, pointing, figures, figure2, report, spreads
 

@@ -32,6 +32,8 @@ Breast = namedtuple("Breast", "patient laterality finding")  # finding None: the
 # Nipple's row in mm from the upper edge, half height and depth of the breast, lesions (kind, y, x, radius in mm from
 # nipple's row and chest wall), and the generators that go on: what both views share, what this one has alone.
 Anatomy = namedtuple("Anatomy", "centre a b lesions both one")
+# More or less gland; mm from the skin in which tissue fades; grey levels of fat, of gland over it, and of their grain.
+Person = namedtuple("Person", "density rim fat glandular grain")
 
 
 def tiles(factor: int, seed: int) -> np.ndarray:
@@ -43,7 +45,7 @@ def tiles(factor: int, seed: int) -> np.ndarray:
     f = np.hypot(np.fft.fftfreq(n, 1 / n)[:, None], np.fft.rfftfreq(n, 1 / n))
     gain = np.where(f < 2.5, 0, np.maximum(f, 2.5) ** -1.5) / np.sqrt(2 * np.pi / 2.5)
     for i in range(TILES):
-        rng = np.random.default_rng(paper.seed(seed, "phantom", "tile", i))
+        rng = _generator(seed, "phantom", "tile", i)
         coarse = np.fft.rfft2(rng.standard_normal((TILE, TILE))) / TILE
         waves = np.fft.rfft2(rng.standard_normal((n, n))) / n
         waves[:half, :half], waves[1 - half :, :half] = coarse[:half, :half], coarse[1 - half :, :half]
@@ -54,7 +56,7 @@ def tiles(factor: int, seed: int) -> np.ndarray:
 def anatomy(breast: Breast, view: str, size: str, seed: int) -> Anatomy:
     """Outline and lesions of one image; depth and shape of a lesion are the same in both views."""
     key = (seed, "phantom", size, breast.patient, breast.laterality)
-    both, one = (np.random.default_rng(paper.seed(*k)) for k in (key, (*key, view)))
+    both, one = _generator(*key), _generator(*key, view)
     a, b, depth, aside = both.uniform(72, 92), both.uniform(58, 85), both.uniform(0.35, 0.62), both.normal(0, 0.2, 2)
     radius = float(np.clip(11 * np.exp(0.35 * both.standard_normal()), 6, 20))
     centre = ROWS * SPACING * (0.5 if view == "CC" else 0.62) + one.uniform(-6, 6)
@@ -71,41 +73,86 @@ def anatomy(breast: Breast, view: str, size: str, seed: int) -> Anatomy:
 def render(breast: Breast, view: str, size: str, seed: int, textures: np.ndarray) -> np.ndarray:
     """One mammogram, (2294, 1914) or an eighth of it a side, uint8; the background is exactly 0."""
     factor, mlo = SIZES[size][0], view == "MLO"
-    px, key = SPACING * factor, (seed, "phantom", size, breast.patient)
-    centre, a, b, lesions, both, one = anatomy(breast, view, size, seed)
-    person, noise = (np.random.default_rng(paper.seed(*k)) for k in (key, (*key, breast.laterality, view, "noise")))
+    px = SPACING * factor
+    key = (seed, "phantom", size, breast.patient)
+    body = anatomy(breast, view, size, seed)
+    person = _person(_generator(*key))
+    noise = _generator(*key, breast.laterality, view, "noise")
     image = np.zeros((round(ROWS / factor), round(COLUMNS / factor)), np.uint8)
-    above, below = (1.75 * a, 0.92 * a) if mlo else (a, a)
-    top, bottom = max(0, int((centre - above) / px) - 1), min(len(image), int((centre + below) / px) + 2)
-    y, x = ((np.arange(top, bottom) + 0.5) * px - centre)[:, None], (np.arange(int((b + 6) / px) + 1) + 0.5) * px
-    p = np.where(y < 0, 1.75, 2.1) if mlo else np.full_like(y, 2.15)
-    q = ((np.abs(y) / np.where(y < 0, above, below)) ** p + (x / b) ** p) ** (1 / p)  # 1 on the skin
-    deep = np.maximum(np.hypot(y, x) * (1 / q - 1), 0)  # mm from the skin
-    inside = (q < 1) | (np.hypot(y, x - b) < 4)  # the nipple
 
-    density, tau = person.uniform(-0.6, 0.6), person.uniform(6, 9)
-    fat, glandular, grain = person.uniform(52, 72), person.uniform(45, 75), person.uniform(9, 14)
-    shape, detail = (_texture(textures, both, q.shape, top, factor) for _ in range(2))
-    e = (y / (0.58 * a)) ** 2 + ((x - 0.5 * b) / (0.54 * b)) ** 2
-    gland = 1 / (1 + np.exp(-3.2 * (0.75 + 0.8 * density + 0.75 * shape - e)))
-    v = fat + glandular * gland + grain * (0.35 + 0.65 * gland) * (0.7 * detail + 0.8 * np.exp(-((detail / 0.16) ** 2)))
-    if mlo:  # the pectoral muscle
-        wedge = one.uniform(32, 46) * (1 - (y + centre) / one.uniform(75, 110)) - x
-        v += (0.85 * glandular - 30 * gland) / (1 + np.exp(-np.clip(wedge / 1.2, -50, 50)))
-    v = v * (1 - 0.75 * np.exp(-deep / tau)) + 14 * np.exp(-(((deep - 0.8) / 0.8) ** 2))
-    for sign in (-1, 1):  # skin folds, whatever the label: else the brightest pixel tells calcification
-        y0, w, length = sign * a * one.uniform(0.80, 0.95), one.uniform(1.2, 2.5), one.uniform(4, 12)
-        near = x < 3 * length
-        v[:, near] += 260 * np.exp(-(((y - y0 + sign * 0.35 * x[near]) / w) ** 2) - (x[near] / length) ** 2)
-    for kind, at_y, at_x, radius in lesions:
-        draw, look = (_mass, breast.finding.margin) if kind == "mass" else (_specks, breast.finding.cluster)
-        v += draw(y[:, 0] - at_y, x - at_x, radius, look, both, one)
+    above, below = (1.75 * body.a, 0.92 * body.a) if mlo else (body.a, body.a)
+    top = max(0, int((body.centre - above) / px) - 1)
+    bottom = min(len(image), int((body.centre + below) / px) + 2)
+    y = ((np.arange(top, bottom) + 0.5) * px - body.centre)[:, None]
+    x = (np.arange(int((body.b + 6) / px) + 1) + 0.5) * px
+
+    inside, deep = _skin(body, y, x, above, below, mlo)
+    shape, detail = (_texture(textures, body.both, inside.shape, top, factor) for _ in range(2))
+    v = _tissue(body, person, y, x, shape, detail, mlo)
+    v = v * (1 - 0.75 * np.exp(-deep / person.rim)) + 14 * np.exp(-(((deep - 0.8) / 0.8) ** 2))
+    _add_folds(v, body, y, x)
+    for kind, at_y, at_x, radius in body.lesions:
+        if kind == "mass":
+            v += _mass(y[:, 0] - at_y, x - at_x, radius, breast.finding.margin, body.both, body.one)
+        else:
+            v += _specks(y[:, 0] - at_y, x - at_x, radius, breast.finding.cluster, body.both, body.one)
     v += 2 * noise.standard_normal(v.shape)
     v = np.where(v > 180, 180 + 82 * (1 - np.exp(-np.maximum(v - 180, 0) / 75)), v)  # the film's shoulder
+
     image[top:bottom, : x.size] = np.where(inside, np.clip(np.rint(v), 1, 255), 0)
-    image = image[:, ::-1].copy() if breast.laterality == "R" else image
+    if breast.laterality == "R":
+        image = image[:, ::-1].copy()
     _mark(image, breast.laterality + view, px)
     return image
+
+
+def _generator(*key: object) -> Generator:
+    return np.random.default_rng(paper.seed(*key))
+
+
+def _person(rng: Generator) -> Person:
+    """What all images of a patient share."""
+    return Person(
+        density=rng.uniform(-0.6, 0.6),
+        rim=rng.uniform(6, 9),
+        fat=rng.uniform(52, 72),
+        glandular=rng.uniform(45, 75),
+        grain=rng.uniform(9, 14),
+    )
+
+
+def _skin(
+    body: Anatomy, y: np.ndarray, x: np.ndarray, above: float, below: float, mlo: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Is a pixel in the breast, nipple included, and how many mm is it from the skin? Both (H, W)."""
+    p = np.where(y < 0, 1.75, 2.1) if mlo else np.full_like(y, 2.15)
+    q = ((np.abs(y) / np.where(y < 0, above, below)) ** p + (x / body.b) ** p) ** (1 / p)  # 1 on the skin
+    nipple = np.hypot(y, x - body.b) < 4
+    return (q < 1) | nipple, np.maximum(np.hypot(y, x) * (1 / q - 1), 0)
+
+
+def _tissue(
+    body: Anatomy, person: Person, y: np.ndarray, x: np.ndarray, shape: np.ndarray, detail: np.ndarray, mlo: bool
+) -> np.ndarray:
+    """Grey levels (H, W) of fat, gland and, in MLO, the pectoral muscle; textures `shape` the gland and `detail` it."""
+    e = (y / (0.58 * body.a)) ** 2 + ((x - 0.5 * body.b) / (0.54 * body.b)) ** 2
+    gland = 1 / (1 + np.exp(-3.2 * (0.75 + 0.8 * person.density + 0.75 * shape - e)))
+    strands = 0.7 * detail + 0.8 * np.exp(-((detail / 0.16) ** 2))
+    v = person.fat + person.glandular * gland + person.grain * (0.35 + 0.65 * gland) * strands
+    if mlo:
+        wedge = body.one.uniform(32, 46) * (1 - (y + body.centre) / body.one.uniform(75, 110)) - x
+        v += (0.85 * person.glandular - 30 * gland) / (1 + np.exp(-np.clip(wedge / 1.2, -50, 50)))
+    return v
+
+
+def _add_folds(v: np.ndarray, body: Anatomy, y: np.ndarray, x: np.ndarray) -> None:
+    """Skin folds above and below, whatever the label: else the brightest pixel tells calcification."""
+    for sign in (-1, 1):
+        y0 = sign * body.a * body.one.uniform(0.80, 0.95)
+        width, length = body.one.uniform(1.2, 2.5), body.one.uniform(4, 12)
+        near = x < 3 * length
+        across = (y - y0 + sign * 0.35 * x[near]) / width
+        v[:, near] += 260 * np.exp(-(across**2) - (x[near] / length) ** 2)
 
 
 def _texture(textures: np.ndarray, rng: Generator, shape: tuple[int, int], top: int, factor: int) -> np.ndarray:
@@ -128,24 +175,40 @@ def _box(y: np.ndarray, x: np.ndarray, at: Sequence[float], reach: Sequence[floa
 def _mass(y: np.ndarray, x: np.ndarray, radius: float, margin: str, both: Generator, one: Generator) -> np.ndarray:
     """Grey levels (H, W) of a mass at the origin: a sharp ellipsoid, or a lobulated core with tapered spicules."""
     amplitude, squeeze, turn = both.uniform(50, 80), both.uniform(0.72, 1), one.uniform(0, 2 * np.pi)
-    layer, n, lobes = np.zeros((len(y), len(x))), int(both.integers(11, 18)), both.uniform(0, 2 * np.pi, 2)
+    n, lobes = int(both.integers(11, 18)), both.uniform(0, 2 * np.pi, 2)  # drawn for either margin
+    layer = np.zeros((len(y), len(x)))
     box, yy, xx = _box(y, x, (0, 0), (1.5 * radius, 1.5 * radius))
     if margin == "circumscribed":
-        r = np.hypot(yy * np.cos(turn) + xx * np.sin(turn), (xx * np.cos(turn) - yy * np.sin(turn)) / squeeze) / radius
-        layer[box] = np.clip((1 - r) * radius / 0.8 + 0.5, 0, 1) * np.sqrt(1 - 0.75 * np.minimum(r, 1) ** 2)
-    else:
-        angle = np.arctan2(yy, xx) + turn
-        core = 0.55 * radius * (1 + 0.16 * np.cos(3 * angle + lobes[0]) + 0.12 * np.cos(5 * angle + lobes[1]))
-        layer[box] = np.exp(-((np.hypot(yy, xx) / core) ** 4))
-        angles = turn + 2 * np.pi * (np.arange(n) + both.uniform(-0.35, 0.35, n)) / n
-        for angle, length, bend in zip(angles, radius * both.uniform(1.7, 3, n), both.normal(0, 0.004, n), strict=True):
-            middle = length / 2 * np.array([np.sin(angle), np.cos(angle)])
-            box, yy, xx = _box(y, x, middle, np.abs(middle) + 6)
-            along, across = xx * np.cos(angle) + yy * np.sin(angle), yy * np.cos(angle) - xx * np.sin(angle)
-            left = np.clip(1 - along / length, 0, 1)
-            spicule = np.exp(-(((across - bend * along**2) / (0.35 + 0.9 * left)) ** 2)) * (along > 0)
-            layer[box] = np.maximum(layer[box], 0.8 * np.minimum(2 * left, 1) * spicule)
+        layer[box] = _ellipsoid(yy, xx, radius, squeeze, turn)
+        return amplitude * layer
+    layer[box] = _core(yy, xx, radius, turn, lobes)
+    angles = turn + 2 * np.pi * (np.arange(n) + both.uniform(-0.35, 0.35, n)) / n
+    lengths, bends = radius * both.uniform(1.7, 3, n), both.normal(0, 0.004, n)
+    for angle, length, bend in zip(angles, lengths, bends, strict=True):
+        middle = length / 2 * np.array([np.sin(angle), np.cos(angle)])
+        box, yy, xx = _box(y, x, middle, np.abs(middle) + 6)
+        layer[box] = np.maximum(layer[box], _spicule(yy, xx, angle, length, bend))
     return amplitude * layer
+
+
+def _ellipsoid(y: np.ndarray, x: np.ndarray, radius: float, squeeze: float, turn: float) -> np.ndarray:
+    along = y * np.cos(turn) + x * np.sin(turn)
+    across = (x * np.cos(turn) - y * np.sin(turn)) / squeeze
+    r = np.hypot(along, across) / radius
+    return np.clip((1 - r) * radius / 0.8 + 0.5, 0, 1) * np.sqrt(1 - 0.75 * np.minimum(r, 1) ** 2)
+
+
+def _core(y: np.ndarray, x: np.ndarray, radius: float, turn: float, lobes: np.ndarray) -> np.ndarray:
+    angle = np.arctan2(y, x) + turn
+    edge = 0.55 * radius * (1 + 0.16 * np.cos(3 * angle + lobes[0]) + 0.12 * np.cos(5 * angle + lobes[1]))
+    return np.exp(-((np.hypot(y, x) / edge) ** 4))
+
+
+def _spicule(y: np.ndarray, x: np.ndarray, angle: float, length: float, bend: float) -> np.ndarray:
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    left = np.clip(1 - along / length, 0, 1)  # share of its length still to come
+    ridge = np.exp(-(((across - bend * along**2) / (0.35 + 0.9 * left)) ** 2)) * (along > 0)
+    return 0.8 * np.minimum(2 * left, 1) * ridge
 
 
 def _specks(y: np.ndarray, x: np.ndarray, radius: float, cluster: str, both: Generator, one: Generator) -> np.ndarray:

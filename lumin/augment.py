@@ -339,16 +339,16 @@ def augmix(images: Tensor, recipes: Sequence[tuple[tuple[Step, ...], ...]], weig
 def normalise(images: Tensor) -> Tensor:
     """(B, H, W) uint8 -> (B, 3, H, W) float32: grey three times, with ImageNet's mean and SD.
 
-    In memory as (B, W, H, 3), which is how the network wants it.
+    In memory channels_last, which is how the network wants it.
     """
     batch, height, width = images.shape
-    out = torch.empty(batch, width, height, 3, device=images.device)
+    out = torch.empty(batch, height, width, 3, device=images.device)
     piece = batch if images.is_cuda else max(1, 2**19 // (height * width))  # what a CPU's cache holds
     for part, result in zip(images.split(piece), out.split(piece), strict=True):
-        share = part.transpose(1, 2).contiguous().float().mul_(1 / 255)
+        share = part.float().mul_(1 / 255)
         for channel, (mean, sd) in enumerate(zip(IMAGENET_MEAN, IMAGENET_SD, strict=True)):
             torch.div(share - mean, sd, out=result[..., channel])
-    return out.permute(0, 3, 2, 1)
+    return out.permute(0, 3, 1, 2)
 
 
 def augment(images: Tensor, draws: Draws) -> Tensor:

@@ -60,35 +60,13 @@ class Correction(NamedTuple):
 
 
 class CorrectionError(CohortError):
-    """Corrections that are malformed, or do not meet what they correct; `problems` has all of them."""
+    """Corrections whose image or breast is not there; `problems` has all of them."""
 
 
-def read(path: Path = FILE) -> list[Correction]:
-    """The file -> its rows. Raises CorrectionError with every row that is malformed."""
-    with open(path, newline="") as file:
-        header, *lines = list(csv.reader(file)) or [[]]
-    if header != list(Correction._fields):
-        raise CorrectionError(f"{path} must begin with the line {','.join(Correction._fields)}.")
-    problems, rows = [], []
-    for number, line in enumerate(lines, 2):
-        where = f"{path.name}, row {number}"
-        if len(line) != len(header):
-            problems.append(Problem(where, f"{len(line)} cells instead of {len(header)}"))
-            continue
-        row = Correction(*line)
-        views = ("",) if row.action == "other_side" else VIEWS
-        if row.action not in DONE:
-            problems.append(Problem(where, f"action {row.action!r}; expected {' or '.join(DONE)}"))
-        elif row.laterality not in OTHER or row.view not in views:
-            problems.append(Problem(where, f"{row.laterality!r}, {row.view!r} is no side and view for {row.action}"))
-        elif not row.patient or not row.source:
-            problems.append(Problem(where, "patient and source must be named"))
-        rows.append(row)
-    counted = Counter(row.key for row in rows)
-    problems += [Problem(path.name, f"{' '.join(key)} has {n} rows") for key, n in counted.items() if n > 1]
-    if problems:
-        raise CorrectionError(f"{len(problems)} rows of {path} are wrong:", problems)
-    return rows
+def read() -> list[Correction]:
+    """The rows of corrections.csv."""
+    with open(FILE, newline="") as file:
+        return [Correction(**row) for row in csv.DictReader(file)]
 
 
 def apply(
@@ -101,17 +79,14 @@ def apply(
     """
     there = Counter((image.patient, image.laterality, image.view) for image in images)
     problems = [Problem(" ".join(row.key), what) for row in rows if (what := amiss(row, there, breasts))]
-    if not problems:
-        of = {action: {row.key for row in rows if row.action == action} for action in DONE}
-        kept, moved = mend(images, of["flip_side"], of["drop"]), move(breasts, of["other_side"])
-        counted = Counter((image.patient, image.laterality, image.view) for image in kept)
-        problems = [Problem(" ".join(key), f"{n} images after correction") for key, n in counted.items() if n > 1]
     if problems:
         raise CorrectionError(
             f"{len(problems)} of {len(rows)} corrections do not fit these images. They are for the whole of CMMD as "
             "published: complete the data folder, or leave out --cleaned.",
             problems,
         )
+    of = {action: {row.key for row in rows if row.action == action} for action in DONE}
+    kept, moved = mend(images, of["flip_side"], of["drop"]), move(breasts, of["other_side"])
     return kept, moved, [note(row) for row in rows]
 
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import ResNet18_Weights
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from lumin.convolution import Exchanged
 from lumin.paper import seed
 from lumin.tasks import Task
 
@@ -97,17 +94,15 @@ def choose(device: str, precision: str, threads: int | None) -> Stack:
 class Classifier(ResNet):
     """torchvision's ResNet-18, parameter names included, with dropout before the last layer (2.2.1).
 
-    Inside maps() height and width are exchanged (convolution.py): a hook on a layer sees (B, C, W, H).
-    The last layer computes in float32 whatever the precision of the rest: bfloat16 has 8 bits of
-    mantissa, and logits rounded to them tie, which an AUC would count as chance.
+    Weights lie in memory as channels_last. In bf16 they stay float32, and autocast rounds them for
+    each convolution. The last layer computes in float32 whatever the precision of the rest: bfloat16
+    has 8 bits of mantissa, and logits rounded to them tie, which an AUC would count as chance.
     """
 
     def __init__(self, outputs: int, dropout: float = 0.0, precision: str = "fp32") -> None:
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=outputs)
-        self.dropout, self.dtype = dropout, torch.bfloat16 if precision == "bf16" else torch.float32
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                Exchanged.convert(layer)
+        self.dropout, self.bf16 = dropout, precision == "bf16"
+        self.to(memory_format=torch.channels_last)
         self.frozen: list[nn.Module] = []  # layers that stay in evaluation mode
 
     def freeze_norms(self) -> None:
@@ -124,8 +119,9 @@ class Classifier(ResNet):
 
     def maps(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, 512, H/32, W/32), the last convolutional stage."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images.transpose(2, 3).to(self.dtype)))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x)))).transpose(2, 3)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+            return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def head(self, maps: Tensor) -> Tensor:
         """(B, 512, h, w) -> (B, outputs) logits, float32."""
@@ -179,28 +175,6 @@ def network(task: Task, start: Path | None, key: Sequence[object], precision: st
     if task.frozen_norm:
         model.freeze_norms()
     return model
-
-
-def size(height: int, width: int) -> tuple[int, int]:
-    """Input size -> parameters, and floating-point operations of one image, forward only."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        model = Classifier(2).eval()
-        model(torch.empty(1, 3, height, width))
-    return sum(p.numel() for p in model.parameters()), counter.get_total_flops()
-
-
-def speed(stack: Stack) -> float:
-    """Floating-point operations a second to expect of a training: a share of a matrix product's, measured now.
-
-    The share is about that of bench/RESULTS.md on CPUs; on GPUs it is a guess.
-    """
-    device = stack.settle()
-    a = torch.ones(2048, 2048, dtype=torch.bfloat16 if stack.precision == "bf16" else torch.float32, device=device)
-    for _ in range(2):  # the first one warms up
-        started = time.perf_counter()
-        (a @ a)[0, 0].item()
-    share = 0.5 if stack.device.startswith("cuda") else 0.8
-    return share * 2 * 2048**3 / (time.perf_counter() - started)
 
 
 def restore(task: Task, path: Path, stack: Stack, device: torch.device) -> Classifier:

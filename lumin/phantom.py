@@ -2,7 +2,7 @@
 
 Labels show in the picture only through the lesion. A luminal cancer is mostly spiculated, a non-luminal
 one mostly circumscribed and more often both mass and calcification; malignant calcifications are mostly
-fine and clustered, benign ones coarse and scattered. The traps of the real collection are in it: `_front`, `_dataset`.
+fine and clustered, benign ones coarse and scattered. The traps of the real collection are in it: TRAPS, `_dataset`.
 """
 
 import io
@@ -12,6 +12,7 @@ import zipfile
 from collections import defaultdict, namedtuple
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,11 @@ TAGS = {  # the same in every file, as in CMMD but for what says that this is no
     "VOILUTFunction": "SIGMOID",  # as CMMD's converter wrote it; obeyed, it would turn the black background grey
 }
 # fmt: on
+
+# CMMD's traps, in the order of their patients: one in 16 bit (as D1-1343), one with MLO before CC (D1-1506), a breast
+# and the same one under another ID (D1-0202, D2-0284), an image and the same one in another class (D1-0808, D1-1292),
+# and a patient with a benign and a malignant breast.
+TRAPS = ("16 bit", "MLO first", "breast", "breast again", "image", "image again", "both classes")
 
 # One file: `tags` are those that differ between files; `drawn` is the breast that it shows, another patient's where
 # the collection holds an image twice.
@@ -127,19 +133,19 @@ def cohort(size: str, seed: int) -> list[tuple[list[Breast], list[Image]]]:
             kinds[kind].append((collection, age, dict(sorted(sides.items()))))
     spread = [((i + rng.random()) / len(kind), p) for kind in kinds.values() for i, p in enumerate(kind)]
     drawn = [p for _, p in sorted(spread, key=lambda pair: pair[0])]
-    front, numbers, patients = _front(drawn), defaultdict(int), []
-    for collection, age, sides in front + [p for p in drawn if not any(p is q for q in front)]:
+    traps, numbers, patients, before = _traps(drawn), defaultdict(int), [], None
+    rest = [("", p) for p in drawn if not any(p is trapped for trapped in traps.values())]
+    for trap, (collection, age, sides) in [*traps.items(), *rest]:
         numbers[collection] += 1
         patient = f"{collection}-{numbers[collection]:04d}"
         breasts = [Breast(patient, side, finding) for side, finding in sides.items()]
-        patients.append((breasts, _images(breasts, age, (seed, size, patient), patients)))
+        patients.append((breasts, _images(breasts, age, (seed, size, patient), trap, before)))
+        before = breasts[0]
     return patients
 
 
-def _front(drawn: list[tuple]) -> list[tuple]:
-    """Patients for the traps of CMMD, by place: 0 in 16 bit (as D1-1343), 1 with MLO before CC (D1-1506), 2 and 3
-    one breast under two IDs (D1-0202, D2-0284), 4 and 5 one image in two classes (D1-0808, D1-1292), 6 with a benign
-    and a malignant breast."""
+def _traps(drawn: list[tuple]) -> dict[str, tuple]:
+    """A patient for each trap of CMMD, in the order in which they come first; _images says what each is."""
     like = defaultdict(list)
     for patient in drawn:
         like[patient[0], *sorted(f.classification for f in patient[2].values() if f)].append(patient)
@@ -150,25 +156,29 @@ def _front(drawn: list[tuple]) -> list[tuple]:
 
     same = next([a, b] for a in malignant[1:] for b in like["D2", "Malignant"] if look(a) == look(b))
     image = next([a, b] for a in benign[1:] for b in malignant[1:] if b is not same[0] and a[2].keys() == b[2].keys())
-    return [benign[0], malignant[0], *same, *image, like["D1", "Benign", "Malignant"][0]]
+    found = [benign[0], malignant[0], *same, *image, like["D1", "Benign", "Malignant"][0]]
+    return dict(zip(TRAPS, found, strict=True))
 
 
-def _images(breasts: list[Breast], age: int, key: tuple, before: list[tuple]) -> list[Image]:
-    """A patient's files; the patients `before` are the place in the order, on which the traps depend."""
-    place, patient = len(before), breasts[0].patient
+def _images(breasts: list[Breast], age: int, key: tuple, trap: str, before: Breast | None) -> list[Image]:
+    """A patient's files, with one of TRAPS or "" in them; `before` is the breast of the patient before."""
+    patient = breasts[0].patient
     study, series = _uid(*key, "study"), _uid(*key, "series")
-    date, bits = ("20100718", "20110718")[paper.seed(*key, "date") % 2], 16 if place == 0 else 8
-    folder, images = f"CMMD/{patient}/{date[4:6]}-{date[6:]}-{date[:4]}-{study[-5:]}/1.000000-{series[-5:]}", []
-    for breast, view in ((b, v) for b in breasts for v in (("MLO", "CC") if place == 1 else VIEWS)):
-        twin, i = (place == 3 and breast.finding) or (place == 5 and view == "CC"), len(images) + 1
+    date = ("20100718", "20110718")[paper.seed(*key, "date") % 2]
+    folder = f"CMMD/{patient}/{date[4:6]}-{date[6:]}-{date[:4]}-{study[-5:]}/1.000000-{series[-5:]}"
+    bits = 16 if trap == "16 bit" else 8
+    views, first = (("MLO", "CC"), 2) if trap == "MLO first" else (("CC", "MLO"), 1)
+    images = []
+    for i, (breast, view) in enumerate(product(breasts, views)):
+        again = (trap == "breast again" and breast.finding) or (trap == "image again" and view == "CC")
         tags = {
             "SOPInstanceUID": _uid(*key, breast.laterality, view), "StudyInstanceUID": study, "StudyDate": date,
-            "SeriesInstanceUID": series, "InstanceNumber": str(i + (place == 1)), "PatientID": patient,
+            "SeriesInstanceUID": series, "InstanceNumber": str(first + i), "PatientID": patient,
             "PatientName": patient, "PatientAge": f"{age:03d}Y", "ImageLaterality": breast.laterality,
             "PatientOrientation": ORIENTATIONS[breast.laterality + view], "BitsAllocated": bits, "BitsStored": bits,
             "HighBit": bits - 1, "WindowCenter": str(2 ** (bits - 1)), "WindowWidth": str(2**bits),
         }  # fmt: skip
-        images.append(Image(f"{folder}/1-{i}.dcm", tags, view, before[place - 1][0][0] if twin else breast))
+        images.append(Image(f"{folder}/1-{i + 1}.dcm", tags, view, before if again else breast))
     return images
 
 

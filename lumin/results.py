@@ -309,7 +309,7 @@ def fold_tests(ours: NDArray, others: NDArray) -> list[Test]:
 
 
 def patient_tests(name: str, a: Scored, b: Scored, seed: int) -> list[Test]:
-    """The tests whose unit is the patient or the image, the five models held fixed."""
+    """The tests whose unit is the patient, the five models held fixed."""
     patients = len(np.unique(a.patients))
     tests = []
     judged = [GROUPS[a.group][1]] if exclusive(a.group) else list(GROUPS[a.group])
@@ -318,10 +318,6 @@ def patient_tests(name: str, a: Scored, b: Scored, seed: int) -> list[Test]:
         delong = stats.delong_test(label, a.scores[judged[0]], b.scores[judged[0]], a.patients)
         tests.append(Test("DeLong, clustered", "patient", patients, *delong))
     tests.append(Test("permutation", "patient", patients, *permuted(name, a, b, seed)))
-    if not name.startswith(("auc", "macro")):
-        label, key = a.labels[name], name
-        right = [stats.decide(ensemble(table).scores[key][0]) for table in (a, b)]
-        tests.append(Test("McNemar, ensembles", "image", len(label), *map(float, stats.mcnemar(label, *right))))
     return tests
 
 

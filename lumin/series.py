@@ -54,7 +54,7 @@ def vary(base: Study, alternatives: Sequence[Alternative]) -> None:
             )
     usual = stages.trainings(base, EVERY_FOLD)
     touched = [t for a in wanted for t in usual if t.task.name in sensitivity.retrained_tasks(a)]
-    base.screen.say(f"Were nothing of it done: {work.estimate(base, [*usual, *touched])}")
+    base.screen.say(f"From scratch: {work.describe(base, [*usual, *touched])}")
     work.learn([base], COMPARED)
     made = [begin_alternative(base, alternative) for alternative in wanted]
     for one in made:

@@ -13,7 +13,7 @@ Which test has which unit.
     unit     n                functions
     fold     5                corrected_resampled_t, sign_flip, improved; scipy's ttest_rel, ttest_ind
     patient  test patients    paired_permutation, delong_test(..., patients)
-    image    test images      mcnemar, delong_test; they take a patient's images as independent
+    image    test images      delong_test without patients; it takes a patient's images as independent
     printed  mean, SD, n      scipy's ttest_ind_from_stats, hanley_mcneil
 
 Malformed arrays (unequal lengths, nothing in them, not finite, not 0 and 1) are a ValueError.
@@ -534,27 +534,6 @@ def paired_permutation(
         rng=np.random.default_rng(seed),
     )
     return Result(observed, float(test.pvalue))
-
-
-def mcnemar(labels: ArrayLike, a: ArrayLike, b: ArrayLike) -> Result:
-    """Two (n,) predicted classes -> (right by a alone - right by b alone), exact two-sided p.
-
-    Null hypothesis: of the images on which one method alone is right, each method has half
-    (binomial). Takes the images as independent: with two views of a breast its p is too small.
-    p = 1 where the two are right on the same images.
-
-    References
-    ----------
-    McNemar, Psychometrika 12:153-157, 1947.
-
-    >>> mcnemar([1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0])
-    Result(statistic=3, pvalue=0.25)
-    """
-    a, b = _binary(a, "predicted a"), _binary(b, "predicted b")
-    labels = _labels(labels, **{"predicted a": a, "predicted b": b})
-    only_a, only_b = int(((a == labels) & (b != labels)).sum()), int(((a != labels) & (b == labels)).sum())
-    pvalue = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    return Result(only_a - only_b, pvalue)
 
 
 def holm(pvalues: ArrayLike) -> NDArray[np.float64]:

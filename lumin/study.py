@@ -26,7 +26,7 @@ from lumin.tasks import BY_NAME, Task, rows, targets
 from lumin.train import Training
 
 PACKAGES = ("torch", "torchvision", "pydicom", "numpy", "scikit-learn", "scipy", "pillow", "safetensors")
-VERSIONS = {"prepare": 1, "split": 1, "train": 2, "tables": 2}
+VERSIONS = {"prepare": 1, "split": 1, "train": 3, "tables": 2}
 # Fields of Recipe that change the images; named among the inputs of a stage only where they are not the usual ones
 IMAGE_CHOICES = {name: getattr(PAPER, name) for name in ("window", "keep_aspect", "quality")}
 TABLES = {  # what each needs trained

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import save
 from torch import Tensor
+from torch.optim import Adam
 from torch.utils.data import WeightedRandomSampler
 
 from lumin import record
 from lumin.augment import augment, draw, normalise
-from lumin.convolution import in_memory
 from lumin.network import Classifier, Stack, network, restore
 from lumin.paper import BATCH, PATIENCE, PLATEAU, WEIGHT_DECAY, seed
 from lumin.tasks import Task
@@ -162,25 +162,10 @@ class Pixels:
         return batch.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else batch
 
 
-class Optimiser:
-    """Adam (2.2) on views of the weights that are contiguous.
-
-    The fused kernel copies whatever is not, 3 % of a step on a CPU. The arithmetic is elementwise, so the same.
-    """
-
-    def __init__(self, model: Classifier, learning_rate: float) -> None:
-        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.views = [self.view(weight.detach()) for weight in self.weights]
-        self.adam = torch.optim.Adam(self.views, learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
-
-    @staticmethod
-    def view(tensor: Tensor) -> Tensor:
-        return in_memory(tensor) if tensor.dim() == 4 else tensor
-
-    def step(self) -> None:
-        for view, weight in zip(self.views, self.weights, strict=True):
-            view.grad, weight.grad = self.view(weight.grad), None
-        self.adam.step()
+def adam(model: Classifier, learning_rate: float) -> Adam:
+    """Adam (2.2) of the weights that are trained."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    return Adam(weights, learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
 
 
 def rate(task: Task, history: Sequence[dict], epochs: int) -> float:
@@ -205,7 +190,7 @@ def batches(rows: np.ndarray, size: int, first: int = 0) -> Iterator[np.ndarray]
 
 
 def train_epoch(
-    training: Training, pixels: Pixels, model: Classifier, optimiser: Optimiser, state: State, pause: Callable[[], None]
+    training: Training, pixels: Pixels, model: Classifier, optimiser: Adam, state: State, pause: Callable[[], None]
 ) -> float:
     """One epoch, from the state's step on -> mean training loss. `pause` runs before each step."""
     epoch = len(state.history)
@@ -222,6 +207,7 @@ def train_epoch(
         images = augment(pixels(batch), draw(keys, height, width))
         targets = torch.from_numpy(training.targets[batch]).to(pixels.device, non_blocking=True)
         value = loss(training.task, model(images), targets)
+        optimiser.zero_grad()
         value.backward()
         optimiser.step()
         state.loss += value.detach() * len(batch)  # stays on the device: reading it would wait for the step
@@ -250,7 +236,7 @@ def fit(training: Training, pixels: Pixels, say: Callable[[dict], None], stop: C
     """
     model = network(training.task, training.start, training.key, training.stack.precision)
     model.to(pixels.device)
-    optimiser = Optimiser(model, training.task.learning_rate)
+    optimiser = adam(model, training.task.learning_rate)
     state = resume(training, model, optimiser, pixels.device)
     saved = time.monotonic()
 
@@ -261,7 +247,7 @@ def fit(training: Training, pixels: Pixels, say: Callable[[dict], None], stop: C
 
     while not state.finished(training.epochs):
         started = time.perf_counter()
-        optimiser.adam.param_groups[0]["lr"] = rate(training.task, state.history, training.epochs)
+        optimiser.param_groups[0]["lr"] = rate(training.task, state.history, training.epochs)
         train_loss = train_epoch(training, pixels, model, optimiser, state, pause)
         targets = torch.from_numpy(training.targets[training.validation]).to(pixels.device)
         val_loss = loss(training.task, logits(model, pixels, training.validation), targets).item()
@@ -286,14 +272,14 @@ def fit(training: Training, pixels: Pixels, say: Callable[[dict], None], stop: C
 # ---- checkpoints and outputs ---------------------------------------------------------------------
 
 
-def save_checkpoint(training: Training, model: Classifier, optimiser: Optimiser, state: State) -> None:
+def save_checkpoint(training: Training, model: Classifier, optimiser: Adam, state: State) -> None:
     """Write all that the training's next step depends on."""
     cuda = torch.cuda.get_rng_state(training.stack.device) if training.stack.device.startswith("cuda") else None
     content = {
         "inputs": record.digest(training.made_from),
         "stack": training.stack.describe(),
         "model": model.state_dict(),
-        "adam": optimiser.adam.state_dict(),
+        "adam": optimiser.state_dict(),
         "state": {"history": state.history, "best": state.best, "step": state.step, "loss": state.loss},
         "random": (torch.get_rng_state(), cuda),
     }
@@ -302,7 +288,7 @@ def save_checkpoint(training: Training, model: Classifier, optimiser: Optimiser,
     record.write(training.checkpoint, data.getvalue())
 
 
-def resume(training: Training, model: Classifier, optimiser: Optimiser, device: torch.device) -> State:
+def resume(training: Training, model: Classifier, optimiser: Adam, device: torch.device) -> State:
     """Load the training's checkpoint into model and optimiser, if there is one that fits."""
     state = State(loss=torch.zeros((), dtype=torch.float64, device=device))
     if not training.checkpoint.exists():
@@ -314,7 +300,7 @@ def resume(training: Training, model: Classifier, optimiser: Optimiser, device: 
     if content["inputs"] != record.digest(training.made_from) or content["stack"] != training.stack.describe():
         return state
     model.load_state_dict(content["model"])
-    optimiser.adam.load_state_dict(content["adam"])
+    optimiser.load_state_dict(content["adam"])
     cpu, cuda = content["random"]
     torch.set_rng_state(cpu)
     if cuda is not None:

@@ -255,7 +255,7 @@ def test_layout_and_range(device):
     out = a.augment(images, mixed_draws(64, 83, 32))
     assert out.shape == (64, 3, 83, 32)
     assert out.dtype == torch.float32
-    assert out.permute(0, 3, 2, 1).is_contiguous()
+    assert out.is_contiguous(memory_format=torch.channels_last)
     for channel, mean, sd in zip(out.unbind(1), IMAGENET_MEAN, IMAGENET_SD, strict=True):
         assert channel.min() >= np.float32(-mean / sd) - 1e-6
         assert channel.max() <= np.float32((1 - mean) / sd) + 1e-6
@@ -268,7 +268,7 @@ def test_normalise_equals_torchvision(device):
         tv.to_dtype(images[:, None].repeat(1, 3, 1, 1), torch.float32, True), IMAGENET_MEAN, IMAGENET_SD
     )
     ours = a.normalise(images.to(device))
-    assert ours.permute(0, 3, 2, 1).is_contiguous()
+    assert ours.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(ours.cpu(), theirs, rtol=0, atol=0 if device == "cpu" else 1e-6)
 
 

@@ -171,10 +171,8 @@ def test_one_seed_or_an_undefined_one_has_no_variance():
 def test_a_test_speaks_in_the_direction_of_its_own_statistic():
     """For: p = .04 and .00009; against: .04 and .00009; silent: .05, and undefined."""
     outcomes = [(2, 0.04), (2, 0.00009), (-2, 0.04), (-2, 0.00009), (2, 0.05), (None, None)]
-    found = [
-        {"tests": [{"name": "McNemar, ensembles", "unit": "image", "statistic": s, "pvalue": p}]} for s, p in outcomes
-    ]
-    counts = tally(found, "McNemar, ensembles")
+    found = [{"tests": [{"name": "permutation", "unit": "patient", "statistic": s, "pvalue": p}]} for s, p in outcomes]
+    counts = tally(found, "permutation")
     assert (counts["seeds"], counts["defined"]) == (6, 5)
     assert (counts["for_05"], counts["for_0001"], counts["against_05"], counts["against_0001"]) == (2, 1, 2, 1)
 

@@ -364,7 +364,7 @@ def test_a_classifier_is_not_better_than_itself(group, few):
         assert p["permutation"] == p["sign flip (exact)"] == 1
         assert p["Student"] == p["Welch"] == 1
         assert np.isnan(p["paired t"])  # 0 / 0
-        assert p.get("McNemar, ensembles", 1) == p.get("DeLong, clustered", 1) == 1
+        assert p.get("DeLong, clustered", 1) == 1
 
 
 @pytest.mark.filterwarnings("ignore:Precision loss")  # five F1s of 1
@@ -383,8 +383,6 @@ def test_a_perfect_classifier_is_better_than_a_guess(few):
         assert max(p["Student"], p["Welch"], p["paired t"], p["corrected resampled t"]) < 0.01
         if claim.cell == "auc subtype":
             assert p["DeLong, clustered"] < 1e-6
-        if claim.cell in ("luminal", "non_luminal"):
-            assert p["McNemar, ensembles"] < 0.01
     worse = compare(("luminal-transfer", "luminal-baseline"), guess, perfect, 0)
     assert all(claim.high < 0 and claim.improved == 0 for claim in worse)
 

@@ -382,14 +382,6 @@ def test_paired_permutation_finds_a_difference_and_says_where_there_is_none_to_f
     assert np.isnan(stats.paired_permutation(PATIENTS, ones, A, B, auc, draws=99)).all()
 
 
-def test_mcnemar():
-    assert stats.mcnemar(LABELS, decide(A), decide(B)).pvalue == pytest.approx(LIBRARIES["mcnemar"], rel=1e-12)
-    assert stats.mcnemar([1, 0], [1, 0], [1, 0]) == (0, 1)
-    labels, a = np.ones(10, int), np.ones(10, int)  # a alone is right 6 times: 2 / 2^6
-    assert stats.mcnemar(labels, a, np.repeat([0, 1], [6, 4])) == (6, 2 / 64)
-    assert stats.mcnemar([1, 1, 1, 0], [1, 0, 0, 0], [0, 1, 1, 0]) == (1 - 2, 1)
-
-
 def test_holm():
     assert stats.holm(LIBRARIES["pvalues"]) == pytest.approx(LIBRARIES["holm"], abs=1e-15)
     assert stats.holm([0.01, np.nan, 0.04]).tolist()[::2] == [0.02, 0.04]
@@ -509,19 +501,6 @@ def test_size_of_sign_flip():
     print("sign flip, 8 differences", found)
     assert abs(found - 12 / 256) < WITHIN
     assert size_of(lambda generator: stats.sign_flip(generator.normal(size=5)).pvalue) == 0
-
-
-@pytest.mark.slow
-def test_size_of_mcnemar():
-    def rights(generator, images):
-        patient = np.repeat(np.arange(400), images)
-        return (generator.random((2, 400)) < 0.5)[:, patient].astype(int)
-
-    independent = size_of(lambda generator: stats.mcnemar(np.ones(400), *rights(generator, 1)).pvalue)
-    clustered = size_of(lambda generator: stats.mcnemar(np.ones(800), *rights(generator, 2)).pvalue)
-    print("McNemar", independent, "with two equal images a patient", clustered)
-    assert 0.02 < independent < 0.05 + WITHIN  # exact, so at most .05
-    assert clustered > 0.1
 
 
 @pytest.mark.slow

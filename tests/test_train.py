@@ -139,7 +139,7 @@ def double(monkeypatch):
 
     def made(*what):
         model = network(*what).double()
-        model.dtype = torch.float64
+        model.register_forward_pre_hook(lambda _, given: given[0].double())
         return model
 
     monkeypatch.setattr(train, "network", made)
@@ -383,7 +383,7 @@ def test_every_epoch_is_trained_at_its_rate(tmp_path, monkeypatch, schedule, epo
     epoch = train.train_epoch
 
     def noted(training, pixels, model, optimiser, *more):
-        found.append(optimiser.adam.param_groups[0]["lr"])
+        found.append(optimiser.param_groups[0]["lr"])
         return epoch(training, pixels, model, optimiser, *more)
 
     monkeypatch.setattr(train, "train_epoch", noted)
@@ -558,7 +558,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_is_an_error_of_the_disk(tmp_
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
         with pytest.raises((OSError, TrainingError)):
-            train.save_checkpoint(made, model, train.Optimiser(model, 1e-4), State())
+            train.save_checkpoint(made, model, train.adam(model, 1e-4), State())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(made.checkpoint.parent.iterdir())

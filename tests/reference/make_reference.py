@@ -20,7 +20,6 @@ from MLstatkit import Delong_test
 from scipy.stats import mannwhitneyu, ttest_1samp
 from scipy.stats import t as student_t
 from sklearn import metrics
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 # 43 patients with ovarian cancer: albumin, total protein, K-G score, and the outcome; 0 is the event.
@@ -114,33 +113,30 @@ def cohort() -> dict:
 def libraries(data: dict) -> dict:
     """What other people's code makes of the cohort."""
     labels, a, b = (np.array(data[key]) for key in ("labels", "a", "b"))
-    predicted = (a > 0.5).astype(int), (b > 0.5).astype(int)
-    right = predicted[0] == labels, predicted[1] == labels
-    table = [[(x & y).sum() for y in (right[1], ~right[1])] for x in (right[0], ~right[0])]
+    predicted = (a > 0.5).astype(int)
     z, p, *_ = Delong_test(labels, b, a)  # MLstatkit subtracts its first from its second
     pvalues = [0.012, 0.0001, 0.2, 0.013, 0.04, 0.9, 0.013]
     folds = [0.02, 0.05, 0.01, -0.01, 0.06]
     plain = ttest_1samp(folds, 0)
     return {
-        "f1": metrics.f1_score(labels, predicted[0]),
-        "macro_f1": metrics.f1_score(labels, predicted[0], average="macro"),
-        "weighted_f1": [metrics.f1_score(labels, predicted[0], sample_weight=w) for w in data["weights"]],
+        "f1": metrics.f1_score(labels, predicted),
+        "macro_f1": metrics.f1_score(labels, predicted, average="macro"),
+        "weighted_f1": [metrics.f1_score(labels, predicted, sample_weight=w) for w in data["weights"]],
         "weighted_macro_f1": [
-            metrics.f1_score(labels, predicted[0], average="macro", sample_weight=w) for w in data["weights"]
+            metrics.f1_score(labels, predicted, average="macro", sample_weight=w) for w in data["weights"]
         ],
         "auc": metrics.roc_auc_score(labels, a),
         "mann_whitney": mannwhitneyu(a[labels == 1], a[labels == 0]).statistic / (labels.sum() * (1 - labels).sum()),
         "weighted_auc": [metrics.roc_auc_score(labels, a, sample_weight=w) for w in data["weights"]],
         "operating": {
-            "sensitivity": metrics.recall_score(labels, predicted[0]),
-            "specificity": metrics.recall_score(labels, predicted[0], pos_label=0),
-            "balanced_accuracy": metrics.balanced_accuracy_score(labels, predicted[0]),
+            "sensitivity": metrics.recall_score(labels, predicted),
+            "specificity": metrics.recall_score(labels, predicted, pos_label=0),
+            "balanced_accuracy": metrics.balanced_accuracy_score(labels, predicted),
             "average_precision": metrics.average_precision_score(labels, a),
             "brier": metrics.brier_score_loss(labels, a),
         },
         "delong_variance": float(delong_roc_variance(labels, a)[1]),
         "delong_test": [z, p],
-        "mcnemar": mcnemar(table, exact=True).pvalue,
         "pvalues": pvalues,
         "holm": multipletests(pvalues, method="holm")[1].tolist(),
         "folds": folds,
