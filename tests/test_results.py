@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, f1_score, recall_score, roc_auc_score
 
-from lumin import results
+from lumin import results, stats
 from lumin.results import Scored, by_breast, cell, cell_names, compare, ensemble, estimates, read, without_images
 
 CLASSES = {
@@ -234,6 +234,32 @@ def test_estimates_are_cells_with_an_interval(group, few):
         assert estimate.sd == pytest.approx(np.std(estimate.folds, ddof=1))
         assert estimate.low < estimate.mean < estimate.high
     assert estimates(table, 0) == found
+
+
+@pytest.mark.parametrize("group", CLASSES)
+def test_intervals_are_by_patient(group, few):
+    """Images that repeat what others of their patient say make no interval narrower."""
+    table = random_table(group)
+    found = estimates(table, 0)
+    for copies in (table.patients, np.arange(60).astype(str)):  # other images of the patient, or other breasts
+        twice = Scored(
+            group,
+            np.tile(table.patients, 2),
+            np.concatenate([table.breasts, copies]),
+            {name: np.tile(label, 2) for name, label in table.labels.items()},
+            {name: np.tile(score, 2) for name, score in table.scores.items()},
+        )
+        for name, estimate in estimates(twice, 0).items():
+            assert (estimate.low, estimate.high) == pytest.approx((found[name].low, found[name].high)), name
+
+
+@pytest.mark.parametrize("group", ["pathology", "subtype"])
+def test_the_interval_of_an_auc_is_delongs_with_patients_as_clusters(group, few):
+    table, positive = random_table(group), CLASSES[group][1]
+    found = estimates(table, 0)[f"auc {group}"]
+    clustered = stats.delong_interval(table.labels[positive], table.scores[positive], table.patients)
+    assert (found.low, found.high) == clustered
+    assert clustered != stats.delong_interval(table.labels[positive], table.scores[positive])
 
 
 def test_the_sd_of_one_model_is_undefined(few):

@@ -292,6 +292,26 @@ def test_every_sample_of_an_epoch_has_a_key_of_its_own(tmp_path, monkeypatch):
     assert {key[4:] for key in keys} == {(name, nth) for name, times in drawn.items() for nth in range(times)}
 
 
+def test_every_epoch_augments_every_image_anew(tmp_path, monkeypatch):
+    keys = []
+    monkeypatch.setattr(train, "draw", lambda k, *size: keys.extend(k) or draw(k, *size))
+    fitted(training(tmp_path / "out", epochs=2))
+    first, second = keys[:24], keys[24:]
+    assert {key[3] for key in first} == {0}
+    assert {key[3] for key in second} == {1}
+    assert {key[4] for key in first} == {key[4] for key in second}
+    assert (draw(sorted(first), 64, 32).weights != draw(sorted(second), 64, 32).weights).all()
+
+
+def test_every_epoch_drops_other_features(tmp_path):
+    """The seed of the generator that dropout draws from, before each step."""
+    made, seeds = training(tmp_path / "out", "luminal-baseline", epochs=3), []
+    train.fit(made, train.Pixels(made.images, CPU.settle()), lambda _: None, lambda: seeds.append(torch.initial_seed()))
+    steps = [(epoch, step) for epoch in range(3) for step in range(2)]
+    assert seeds == [seed(7, "luminal-baseline", 2, epoch, "dropout") for epoch, _ in steps]
+    assert len(set(seeds)) == 3
+
+
 def test_batches():
     assert [b.tolist() for b in batches(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]
     assert [b.tolist() for b in batches(np.arange(5), 2, first=1)] == [[2, 3], [4]]
