@@ -278,6 +278,11 @@ def test_a_damaged_manifest_is_one_message(made, text):
     assert (made / "cohort.csv").exists()  # a damaged manifest lists nothing that may be removed
 
 
+def test_settings_are_added_to_those_that_are_there(made):
+    record.claim(made, {"imagenet": "f37072fd"})
+    assert record.read(made)["settings"] == {"seed": 0, "height": 64, "imagenet": "f37072fd"}
+
+
 def test_bytes_that_are_no_text(made):
     (made / "manifest.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecordError, match="is damaged"):

@@ -389,6 +389,18 @@ def test_regressions_may_differ_between_libraries(copy, by, ok):
         assert (found.file, "age" in found.what) in {("tables/mean.md", False), ("tables/mean.json", True)}
 
 
+def test_no_other_text_may_differ_beside_them(copy):
+    """Where a regression is another in its last digits, the sections before and after it must still be the same."""
+    number, text = copy.out / "tables/mean.json", copy.out / "tables/mean.md"
+    number.write_text(number.read_text().replace("0.5", "0.500001"))
+    clean = text.read_text()
+    for old, new in (("One", "Two"), ("\nno\n", "\nyes\n"), ("Seed 0", "Seed 1")):
+        text.write_text(clean.replace(old, new))
+        assert wrong(verify.remade(copy.out, partial(make, copy))) >= {"tables/mean.md"}
+    text.write_text(clean)
+    assert not wrong(verify.remade(copy.out, partial(make, copy)))
+
+
 def test_no_other_number_may_differ(copy):
     path = copy.out / "tables/mean.json"
     data = json.loads(path.read_text())
