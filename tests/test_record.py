@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +176,16 @@ def test_who_shares_may_share(tmp_path):
             pass
         with record.lock(tmp_path, ".lock.mlmc.3"):
             pass
+
+
+def test_who_is_patient_waits_for_the_other(tmp_path):
+    with record.lock(tmp_path), pytest.raises(RecordError), record.lock(tmp_path):
+        pass
+    other = ExitStack()
+    other.enter_context(record.lock(tmp_path))
+    threading.Timer(0.1, other.close).start()
+    with record.lock(tmp_path, patience=60):
+        pass
 
 
 def test_an_error_inside_frees_the_folder(tmp_path):
