@@ -10,6 +10,7 @@ import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,6 +132,13 @@ def test_hashes_are_those_of_sha256(tmp_path):
     assert record.digest({"a": [2], "b": 1}) == record.digest({"b": 1, "a": [2]})
 
 
+@pytest.mark.parametrize(("status", "expected"), [("", "1a2b"), (" M train.py\n", "1a2b, changed since")])
+def test_the_source_is_its_commit_and_whether_it_was_changed(monkeypatch, status, expected):
+    says = {"rev-parse": "1a2b\n", "status": status}
+    monkeypatch.setattr(subprocess, "run", lambda words, **_: SimpleNamespace(stdout=says[words[3]]))
+    assert record.source() == expected
+
+
 def test_a_tensor_keeps_its_hash_in_another_container(tmp_path):
     weight = np.arange(6, dtype="<f4").reshape(2, 3)
     save_file({"w": weight, "b": weight[0]}, tmp_path / "a.safetensors")
@@ -233,6 +241,14 @@ def test_a_stage_is_not_recorded_without_its_files(made):
     assert (made / "manifest.json").read_bytes() == before
 
 
+def test_the_manifest_is_the_same_in_whatever_order_stages_end(tmp_path):
+    for folder, order in (("one", "ab"), ("other", "ba")):
+        for stage in order:
+            record.write(tmp_path / folder / f"{stage}.csv", stage)
+            record.commit(tmp_path / folder, stage, [f"{stage}.csv"], {"x": stage}, {"torch": stage})
+    assert (tmp_path / "one/manifest.json").read_bytes() == (tmp_path / "other/manifest.json").read_bytes()
+
+
 def test_two_processes_may_record_at_once(tmp_path):
     (tmp_path / "a.csv").write_text("a")
     code = (
@@ -327,6 +343,11 @@ def test_overwrite_never_removes_outside_the_folder(tmp_path, kind):
     assert precious.read_text() == "keep"
     assert (tmp_path / "elsewhere/precious.csv").read_text() == "keep"
     assert not (out / "manifest.json").exists()
+
+
+def test_overwrite_takes_a_folder_that_is_new(tmp_path):
+    record.claim(tmp_path / "new", {"seed": 1}, overwrite=True)
+    assert record.read(tmp_path / "new")["settings"] == {"seed": 1}
 
 
 def test_overwrite_takes_a_folder_where_a_file_should_be(made):
