@@ -471,6 +471,14 @@ def test_units_and_counts_of_the_tests(few):
     assert counted["permutation"] == counted["DeLong, clustered"] == ("patient", 30)
 
 
+@pytest.mark.parametrize("group", CLASSES)
+def test_delong_is_for_the_auc_of_exclusive_classes_alone(group, few):
+    """That of findings is the mean of two AUCs, of which DeLong's test would see one."""
+    claims = compare(("a", "b"), random_table(group), random_table(group, skill=0.2), 0)
+    tested = [claim.cell for claim in claims if any("DeLong" in test.name for test in claim.tests)]
+    assert tested == ([] if group == "findings" else [f"auc {group}"])
+
+
 def test_a_guess_is_seldom_better_than_another_guess(few):
     """Under the null hypothesis p is uniform: of 40 pairs, about two below .05."""
     below = 0

@@ -98,6 +98,11 @@ def test_a_transfer_is_trained_again_with_the_mlmc_fold_that_it_starts_from(begu
     assert [t.stage for t in study.lacking(begun, wanted)] == ["train/mlmc/fold1", "train/luminal-transfer/fold1"]
 
 
+def test_a_seed_is_a_hash():
+    """`printf 0,mlmc,3 | sha256sum` begins with 6a34465614370554."""
+    assert seed(0, "mlmc", 3) == 0x6A34465614370554
+
+
 def test_seeds_csv_has_the_seed_of_every_training(begun):
     for one in (begun, replace(begun, recipe=replace(begun.recipe, redraw=1))):
         rows = csv.DictReader(study.make_split(one)[0]["seeds.csv"].splitlines())
