@@ -696,7 +696,7 @@ def test_a_fold_trained_again_tells_what_was_changed(changed, tmp_path):
         (luminal.files[0], "other tensors: bn1.bias"),
         (luminal.files[1], "other losses"),
     ]
-    assert not any(f.ok for f in found)
+    assert {f.ok for f in found} == {False}
     tensors = load_file(out / mlmc.files[0])
     tensors["bn1.bias"][0] += 1
     save_file(tensors, out / mlmc.files[0])
