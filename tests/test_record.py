@@ -241,6 +241,17 @@ def test_a_stage_is_not_recorded_without_its_files(made):
     assert (made / "manifest.json").read_bytes() == before
 
 
+def test_who_records_waits_for_who_is_recording(made):
+    with record._edit(made) as manifest:
+        other = threading.Thread(target=record.commit, args=(made, "split", ["split.csv"], {"seed": 1}, STACK))
+        other.start()
+        other.join(0.2)
+        manifest["settings"]["seed"] = 1
+    other.join()
+    assert record.read(made)["settings"]["seed"] == 1
+    assert record.read(made)["stages"]["split"]["inputs"] == {"seed": 1}
+
+
 def test_the_manifest_is_the_same_in_whatever_order_stages_end(tmp_path):
     for folder, order in (("one", "ab"), ("other", "ba")):
         for stage in order:
