@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from pathlib import Path
 
 import openpyxl
 import pydicom
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 
 from lumin import cohort
 from lumin import sheet as sheet_of
-from lumin.cohort import CohortError, list_files, read_cohort
+from lumin.cohort import CohortError, Header, list_files, read_cohort
+from lumin.sheet import Breast
+
+HEADER = Header("1.dcm", "1.2.3", "D1-0001", "L", "CC", "")
 
 
 def what(error: CohortError) -> str:
@@ -40,6 +44,21 @@ def test_join_by_side_and_order_by_patient_side_view(small):
         "files": 6, "not DICOM": 0, "images": 6, "patients": 2, "breasts": 3,
         "unlabelled breasts": 1, "unlabelled images": 2, "images used": 4,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("finding", "expected"), [("calcification", (1, 0)), ("mass", (0, 1)), ("both", (1, 1))])
+def test_both_counts_for_calcification_and_for_mass(finding, expected):
+    m = cohort.mammogram(HEADER, Breast("D1-0001", "L", "44", finding, "Benign", ""), Path())
+    assert (m.calcification, m.mass) == expected
+
+
+@pytest.mark.parametrize(
+    ("subtype", "expected"),
+    [("Luminal A", 1), ("Luminal B", 1), ("HER2-enriched", 0), ("triple negative", 0), ("", None)],
+)
+def test_luminal_is_a_or_b(subtype, expected):
+    breast = Breast("D1-0001", "L", "44", "mass", "Malignant", subtype)
+    assert cohort.mammogram(HEADER, breast, Path()).luminal == expected
 
 
 def test_other_files_are_ignored_and_counted(small):

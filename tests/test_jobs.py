@@ -193,6 +193,16 @@ def test_nothing_of_its_own_is_left_in_the_folder(tmp_path, pretended):
     assert left == [f".progress.elsewhere.{2**22 + 1}"]
 
 
+def test_what_a_killed_training_left_goes_with_the_next_one(tmp_path, pretended):
+    (one,) = [training(tmp_path, "mlmc", 0)]
+    left = [tmp_path / name for name in (*one.files, one.checkpoint.relative_to(tmp_path))]
+    left = [path.with_name(f".{path.name}.k1ll3d.part") for path in left]
+    for path in left:
+        record.write(path, "half")
+    spread(tmp_path, [one])
+    assert not any(path.exists() for path in left)
+
+
 def test_an_error_of_a_training_reaches_the_caller_and_the_others_stay(tmp_path, pretended, monkeypatch):
     whole = train.run
 

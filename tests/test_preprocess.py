@@ -535,7 +535,8 @@ def build(mammograms, out, jobs=1):
     return preprocess.build_store(mammograms, out, SMALL, jobs, lambda done, total: None)
 
 
-def test_the_store_is_the_decoded_jpegs_in_the_order_given(tmp_path):
+def test_the_store_is_the_decoded_jpegs_in_the_order_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(preprocess, "BATCH", 2)
     mammograms = cohort(tmp_path / "data")[::-1]
     steps = []
     rows = preprocess.build_store(mammograms, tmp_path / "out", SMALL, 1, lambda *step: steps.append(step))

@@ -7,7 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,6 +132,13 @@ def test_hashes_are_those_of_sha256(tmp_path):
     assert record.digest({"a": [2], "b": 1}) == record.digest({"b": 1, "a": [2]})
 
 
+@pytest.mark.parametrize(("status", "expected"), [("", "1a2b"), (" M train.py\n", "1a2b, changed since")])
+def test_the_source_is_its_commit_and_whether_it_was_changed(monkeypatch, status, expected):
+    says = {"rev-parse": "1a2b\n", "status": status}
+    monkeypatch.setattr(subprocess, "run", lambda words, **_: SimpleNamespace(stdout=says[words[3]]))
+    assert record.source() == expected
+
+
 def test_a_tensor_keeps_its_hash_in_another_container(tmp_path):
     weight = np.arange(6, dtype="<f4").reshape(2, 3)
     save_file({"w": weight, "b": weight[0]}, tmp_path / "a.safetensors")
@@ -176,6 +186,16 @@ def test_who_shares_may_share(tmp_path):
             pass
 
 
+def test_who_is_patient_waits_for_the_other(tmp_path):
+    with record.lock(tmp_path), pytest.raises(RecordError), record.lock(tmp_path):
+        pass
+    other = ExitStack()
+    other.enter_context(record.lock(tmp_path))
+    threading.Timer(0.1, other.close).start()
+    with record.lock(tmp_path, patience=60):
+        pass
+
+
 def test_an_error_inside_frees_the_folder(tmp_path):
     with pytest.raises(ZeroDivisionError), record.lock(tmp_path):
         raise ZeroDivisionError
@@ -219,6 +239,25 @@ def test_a_stage_is_not_recorded_without_its_files(made):
     with pytest.raises(FileNotFoundError):
         record.commit(made, "table1", ["tables/table1.md"], {}, STACK)
     assert (made / "manifest.json").read_bytes() == before
+
+
+def test_who_records_waits_for_who_is_recording(made):
+    with record._edit(made) as manifest:
+        other = threading.Thread(target=record.commit, args=(made, "split", ["split.csv"], {"seed": 1}, STACK))
+        other.start()
+        other.join(0.2)
+        manifest["settings"]["seed"] = 1
+    other.join()
+    assert record.read(made)["settings"]["seed"] == 1
+    assert record.read(made)["stages"]["split"]["inputs"] == {"seed": 1}
+
+
+def test_the_manifest_is_the_same_in_whatever_order_stages_end(tmp_path):
+    for folder, order in (("one", "ab"), ("other", "ba")):
+        for stage in order:
+            record.write(tmp_path / folder / f"{stage}.csv", stage)
+            record.commit(tmp_path / folder, stage, [f"{stage}.csv"], {"x": stage}, {"torch": stage})
+    assert (tmp_path / "one/manifest.json").read_bytes() == (tmp_path / "other/manifest.json").read_bytes()
 
 
 def test_two_processes_may_record_at_once(tmp_path):
@@ -278,6 +317,11 @@ def test_a_damaged_manifest_is_one_message(made, text):
     assert (made / "cohort.csv").exists()  # a damaged manifest lists nothing that may be removed
 
 
+def test_settings_are_added_to_those_that_are_there(made):
+    record.claim(made, {"imagenet": "f37072fd"})
+    assert record.read(made)["settings"] == {"seed": 0, "height": 64, "imagenet": "f37072fd"}
+
+
 def test_bytes_that_are_no_text(made):
     (made / "manifest.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecordError, match="is damaged"):
@@ -310,6 +354,11 @@ def test_overwrite_never_removes_outside_the_folder(tmp_path, kind):
     assert precious.read_text() == "keep"
     assert (tmp_path / "elsewhere/precious.csv").read_text() == "keep"
     assert not (out / "manifest.json").exists()
+
+
+def test_overwrite_takes_a_folder_that_is_new(tmp_path):
+    record.claim(tmp_path / "new", {"seed": 1}, overwrite=True)
+    assert record.read(tmp_path / "new")["settings"] == {"seed": 1}
 
 
 def test_overwrite_takes_a_folder_where_a_file_should_be(made):

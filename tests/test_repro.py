@@ -17,7 +17,7 @@ from conftest import SHARED, dicom, holds_the_paper, sheet
 from typer.testing import CliRunner
 
 import repro
-from lumin import jobs, options, paper, phantom, preprocess, record, study, tables, work
+from lumin import jobs, options, paper, phantom, preprocess, record, study, tables, verify, work
 from lumin.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -401,6 +401,18 @@ def test_an_altered_output_is_made_again(good, data):
     (out / "split.csv").write_text("patient,group,role\n")
     assert call("table1", "--data", data, "--out", out).exit_code == 0
     assert files(out) == before
+
+
+@pytest.mark.parametrize("check", ["made_with", "images", "parted", "remade", "predictions", "against"])
+def test_whatever_a_check_of_verify_finds_is_exit_4(good, data, monkeypatch, check):
+    out, _ = good
+    words = ("verify", "--data", data, "--out", out, "--predict", "--against", out)
+    assert call(*words).exit_code == 0
+    finding = verify.Finding("split", "split.csv", "is a forgery", False)
+    monkeypatch.setattr(verify, check, lambda *_: [finding])
+    result = call(*words)
+    assert result.exit_code == 4
+    assert "split.csv is a forgery" in result.output
 
 
 def test_with_the_data_gone_what_is_made_is_still_used(good, data):

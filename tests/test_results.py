@@ -4,10 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, f1_score, recall_score, roc_auc_score
 
-from lumin import results
+from lumin import results, stats
+from lumin.paper import ALPHA
 from lumin.results import Scored, by_breast, cell, cell_names, compare, ensemble, estimates, read, without_images
 
 CLASSES = {
@@ -56,6 +58,17 @@ def random_table(group, seed=0, images=60, models=5, skill=0.3):
     scores = np.clip(rng.random((2, models, images)) * (1 - skill) + skill * labels[:, None], 0, 1)
     first = (labels[0], scores[0]) if group == "findings" else None
     return judged(group, labels[1], scores[1], first)
+
+
+def repeated(table):
+    """Every patient has another breast, of the same labels and scores."""
+    return Scored(
+        table.group,
+        np.tile(table.patients, 2),
+        np.concatenate([table.breasts, np.char.replace(table.breasts, " L", " R")]),
+        {name: np.tile(label, 2) for name, label in table.labels.items()},
+        {name: np.tile(score, 2) for name, score in table.scores.items()},
+    )
 
 
 def value(table, name):
@@ -236,6 +249,24 @@ def test_estimates_are_cells_with_an_interval(group, few):
     assert estimates(table, 0) == found
 
 
+@pytest.mark.parametrize("group", CLASSES)
+def test_intervals_are_by_patient(group, few):
+    """Other breasts of a patient that repeat what the first one says make no interval narrower."""
+    table = random_table(group)
+    found = estimates(table, 0)
+    for name, estimate in estimates(repeated(table), 0).items():
+        assert (estimate.low, estimate.high) == pytest.approx((found[name].low, found[name].high)), name
+
+
+@pytest.mark.parametrize("group", ["pathology", "subtype"])
+def test_the_interval_of_an_auc_is_delongs_with_patients_as_clusters(group, few):
+    table, positive = random_table(group), CLASSES[group][1]
+    found = estimates(table, 0)[f"auc {group}"]
+    clustered = stats.delong_interval(table.labels[positive], table.scores[positive], table.patients)
+    assert (found.low, found.high) == clustered
+    assert clustered != stats.delong_interval(table.labels[positive], table.scores[positive])
+
+
 def test_the_sd_of_one_model_is_undefined(few):
     assert np.isnan(estimates(ensemble(random_table("subtype")), 0)["luminal"].sd)
 
@@ -323,6 +354,7 @@ def test_the_majority_rule_says_the_same_of_every_image():
     table = without_images("pathology", images, roles)["majority class"]
     most = np.mean([m.malignant for m in images]) > 0.5
     assert set(table.scores["malignant"].ravel()) == {float(most)}
+    assert (table.scores["benign"] == 1 - table.scores["malignant"]).all()
     assert value(table, "auc pathology").tolist() == [0.5] * 5
     assert min(value(table, "benign").max(), value(table, "malignant").max()) == 0
 
@@ -387,12 +419,63 @@ def test_a_perfect_classifier_is_better_than_a_guess(few):
     assert all(claim.high < 0 and claim.improved == 0 for claim in worse)
 
 
+@pytest.mark.parametrize("group", CLASSES)
+def test_tests_and_differences_are_by_patient(group, few):
+    """Other breasts of a patient that repeat what the first one says prove no more."""
+    pair = random_table(group, skill=0.2), random_table(group, skill=0.19)
+    once = compare(("a", "b"), *pair, 0)
+    twice = compare(("a", "b"), *map(repeated, pair), 0)
+    for one, other in zip(once, twice, strict=True):
+        assert (one.low, one.high) == pytest.approx((other.low, other.high))
+        by_patient = [[t for t in claim.tests if t.unit == "patient"] for claim in (one, other)]
+        assert by_patient[0]
+        for a, b in zip(*by_patient, strict=True):
+            assert a[:3] == b[:3]
+            assert a[3:] == pytest.approx(b[3:])
+
+
+def test_fold_tests_against_scipy():
+    ours, others = np.array([0.61, 0.64, 0.66, 0.70, 0.69]), np.array([0.60, 0.50, 0.63, 0.66, 0.55])
+    found = {test.name: (test.unit, test.n, test.statistic, test.pvalue) for test in results.fold_tests(ours, others)}
+    expected = {
+        "Student": scipy.stats.ttest_ind(ours, others),
+        "Welch": scipy.stats.ttest_ind(ours, others, equal_var=False),
+        "paired t": scipy.stats.ttest_1samp(ours - others, 0),
+        "corrected resampled t": stats.corrected_resampled_t(ours - others, 1, 4),  # four folds train, one does not
+        "sign flip (exact)": stats.sign_flip(ours - others),
+    }
+    assert found.keys() == expected.keys()
+    for name, (statistic, pvalue) in expected.items():
+        assert found[name] == ("fold", 5, pytest.approx(statistic), pytest.approx(pvalue)), name
+
+
+def test_draws_are_those_of_the_seed(few):
+    a, b = random_table("subtype", skill=0.2), random_table("subtype", skill=0.15)
+    pvalues = [results.permuted("macro subtype", a, b, seed).pvalue for seed in (0, 1, 2, 3, 0)]
+    assert pvalues[0] == pvalues[-1]
+    assert len(set(pvalues)) > 1
+    zero, one, again = (estimates(a, seed)["luminal"] for seed in (0, 1, 0))
+    assert zero == again != one
+
+
+def test_a_p_below_the_papers_is_within_reach():
+    assert 1 / (1 + results.PERMUTATIONS) < ALPHA
+
+
 def test_units_and_counts_of_the_tests(few):
     table = random_table("pathology")
     claim = compare(("mlmc", "benign-malignant"), table, random_table("pathology", skill=0.2), 0)[3]
     counted = {test.name: (test.unit, test.n) for test in claim.tests}
     assert counted["paired t"] == ("fold", 5)
     assert counted["permutation"] == counted["DeLong, clustered"] == ("patient", 30)
+
+
+@pytest.mark.parametrize("group", CLASSES)
+def test_delong_is_for_the_auc_of_exclusive_classes_alone(group, few):
+    """That of findings is the mean of two AUCs, of which DeLong's test would see one."""
+    claims = compare(("a", "b"), random_table(group), random_table(group, skill=0.2), 0)
+    tested = [claim.cell for claim in claims if any("DeLong" in test.name for test in claim.tests)]
+    assert tested == ([] if group == "findings" else [f"auc {group}"])
 
 
 def test_a_guess_is_seldom_better_than_another_guess(few):

@@ -136,7 +136,11 @@ def test_a_checkpoint_that_does_not_fit_is_not_gone_on_with(straight, tmp_path, 
             b"nothing" if kind == "damaged" else pickle.dumps(Trap(tmp_path / "trap"), protocol=2)
         )
     else:
-        other = {"stack": {"stack": Stack("cpu", "bf16", 1)}, "inputs": {"inputs": {"version": 0}}}.get(kind, {})
+        labels = made.targets[::-1].copy()
+        other = {
+            "stack": {"stack": Stack("cpu", "bf16", 1)},
+            "inputs": {"inputs": {"version": 0}, "targets": labels},
+        }.get(kind, {})
         asked = []
         with pytest.raises(Interrupted):
             run(replace(made, **other), lambda: asked.append(1) or len(asked) > 1)

@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 from test_repro import call, one_process, refused, tiny  # noqa: F401 - fixtures
 from test_repro import files as every_file
+from test_verify import prepared as images_and_split  # noqa: F401 - a fixture
 from test_verify import small_cohort
 
 import repro
@@ -180,6 +181,51 @@ def test_images_killed_just_before_they_count_as_done(tmp_path, data, monkeypatc
 # ---- choices -----------------------------------------------------------------------------------------
 
 ONLY = ("no-sampler", "own-split", "padding", "redrawn-1", "ddof-0")
+
+
+@pytest.fixture
+def usual(images_and_split, tmp_path):  # noqa: F811
+    """A study whose 15 compared trainings are done, as others may take them."""
+    out = tmp_path / "out"
+    shutil.copytree(images_and_split.out, out)
+    made = replace(images_and_split, out=out)
+    for training in study.trainings(made, series.EVERY_FOLD):
+        pretend(training, lambda _: None, lambda: False)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "shared"),
+    [
+        ("no-sampler", {"mlmc"}),
+        ("sampler-everywhere", {"luminal-baseline"}),
+        ("own-split", {"luminal-baseline"}),
+        ("redrawn-1", set()),
+    ],
+)
+def test_a_training_is_shared_only_where_it_was_made_from_the_same(usual, name, shared):
+    one = series.begin_alternative(usual, paper.ALTERNATIVES[name][1])
+    study.divide(one)
+    series.share_trainings(one, usual.out)
+    ours, theirs = record.read(one.out)["stages"], record.read(usual.out)["stages"]
+    taken = {stage for stage in ours if stage.startswith("train/")}
+    assert taken == {f"train/{task}/fold{fold}" for task in shared for fold in range(5)}
+    assert all(ours[stage] == theirs[stage] for stage in taken)
+
+
+def test_a_transfer_from_other_weights_is_not_shared(usual):
+    one = series.share_images(replace(usual, out=usual.out.with_name("same")), usual.out)
+    study.divide(one)
+    first = study.trainings(one, [("mlmc", 0)])[0]
+    weights, history, predictions = first.files
+    with record.atomic(first.out / weights) as part:
+        save_file({"fc.weight": np.zeros((2, 2), np.float32)}, part)
+    for file in (history, predictions):
+        record.write(first.out / file, "")
+    record.commit(first.out, first.stage, first.files, first.made_from, first.stack.describe())
+    series.share_trainings(one, usual.out)
+    taken = {name for name in record.read(one.out)["stages"] if name.startswith("train/luminal-transfer")}
+    assert taken == {f"train/luminal-transfer/fold{fold}" for fold in range(1, 5)}
 
 
 @pytest.fixture

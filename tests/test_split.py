@@ -118,6 +118,15 @@ def test_the_cheapest_set_by_hand():
     assert split.take(units, {"Mass": (5, 5)}, 1) == ([1, 2, 3], 1)
 
 
+def test_a_patient_of_two_breasts_is_neither_sought_nor_shunned():
+    """Cost is lot times breasts: .8 for one patient of two breasts, .7 for two of one."""
+    units = [
+        split.Unit(name, lot, Counter(all=size, Mass=size))
+        for name, lot, size in [("a", 0.9, 1), ("b", 0.2, 1), ("c", 0.5, 1), ("d", 0.4, 2)]
+    ]
+    assert split.choose(units, {"Mass": (2, 2)}, 1) == [1, 2]
+
+
 def test_a_lot_is_a_hash():
     assert split.lot(0, "D1-0001") == 0.26747368807715227
     lots = [split.lot(seed, "D1-0001") for seed in range(2000)]

@@ -292,6 +292,26 @@ def test_every_sample_of_an_epoch_has_a_key_of_its_own(tmp_path, monkeypatch):
     assert {key[4:] for key in keys} == {(name, nth) for name, times in drawn.items() for nth in range(times)}
 
 
+def test_every_epoch_augments_every_image_anew(tmp_path, monkeypatch):
+    keys = []
+    monkeypatch.setattr(train, "draw", lambda k, *size: keys.extend(k) or draw(k, *size))
+    fitted(training(tmp_path / "out", epochs=2))
+    first, second = keys[:24], keys[24:]
+    assert {key[3] for key in first} == {0}
+    assert {key[3] for key in second} == {1}
+    assert {key[4] for key in first} == {key[4] for key in second}
+    assert (draw(sorted(first), 64, 32).weights != draw(sorted(second), 64, 32).weights).all()
+
+
+def test_every_epoch_drops_other_features(tmp_path):
+    """The seed of the generator that dropout draws from, before each step."""
+    made, seeds = training(tmp_path / "out", "luminal-baseline", epochs=3), []
+    train.fit(made, train.Pixels(made.images, CPU.settle()), lambda _: None, lambda: seeds.append(torch.initial_seed()))
+    steps = [(epoch, step) for epoch in range(3) for step in range(2)]
+    assert seeds == [seed(7, "luminal-baseline", 2, epoch, "dropout") for epoch, _ in steps]
+    assert len(set(seeds)) == 3
+
+
 def test_batches():
     assert [b.tolist() for b in batches(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]
     assert [b.tolist() for b in batches(np.arange(5), 2, first=1)] == [[2, 3], [4]]
@@ -432,6 +452,13 @@ def test_the_weights_kept_are_those_of_the_lowest_validation_loss(tmp_path, monk
     assert state.best["fc.bias"].tolist() == [4, 4]
     assert [line["epoch"] for line in state.history] == list(range(1, 15))
     assert [{k: v for k, v in line.items() if k != "images_per_second"} for line in said] == state.history
+
+
+def test_the_training_loss_is_the_mean_over_the_images_of_one_epoch(tmp_path, monkeypatch):
+    """Batches of 16 and of 8 images, whose losses are 1 and 4."""
+    monkeypatch.setattr(train, "loss", lambda task, logits, _: logits.sum() * 0 + (1 if len(logits) == 16 else 4))
+    state, _ = fitted(training(tmp_path / "out", epochs=2))
+    assert [line["train_loss"] for line in state.history] == [2.0, 2.0]
 
 
 def test_the_epochs_end_where_the_losses_still_fall(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import dicom, sheet
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save
 
 from lumin import options, record, study, tables, train, verify
 from lumin.network import Stack
@@ -388,6 +389,18 @@ def test_regressions_may_differ_between_libraries(copy, by, ok):
         assert (found.file, "age" in found.what) in {("tables/mean.md", False), ("tables/mean.json", True)}
 
 
+def test_no_other_text_may_differ_beside_them(copy):
+    """Where a regression is another in its last digits, the sections before and after it must still be the same."""
+    number, text = copy.out / "tables/mean.json", copy.out / "tables/mean.md"
+    number.write_text(number.read_text().replace("0.5", "0.500001"))
+    clean = text.read_text()
+    for old, new in (("One", "Two"), ("\nno\n", "\nyes\n"), ("Seed 0", "Seed 1")):
+        text.write_text(clean.replace(old, new))
+        assert wrong(verify.remade(copy.out, partial(make, copy))) >= {"tables/mean.md"}
+    text.write_text(clean)
+    assert not wrong(verify.remade(copy.out, partial(make, copy)))
+
+
 def test_no_other_number_may_differ(copy):
     path = copy.out / "tables/mean.json"
     data = json.loads(path.read_text())
@@ -521,6 +534,75 @@ def changed(trained, tmp_path) -> tuple[Path, list[train.Training]]:
     return tmp_path / "out", study.trainings(replace(trained[0], out=tmp_path / "out"), WANTED)
 
 
+@pytest.fixture
+def judged(prepared, tmp_path) -> train.Training:
+    """An MLMC fold with the weights it starts from, and what they say of the images."""
+    shutil.copytree(prepared.out, tmp_path / "out")
+    (made,) = study.trainings(replace(prepared, out=tmp_path / "out"), [("mlmc", 0)])
+    weights, history, predictions = made.files
+    device = made.stack.settle()
+    model = train.network(made.task, None, made.key, "fp32")
+    record.write(made.out / weights, save({name: value.contiguous() for name, value in model.state_dict().items()}))
+    record.write(made.out / history, "")
+    rows = np.concatenate([made.test, made.validation])
+    said = train.predict(made.task, model, train.Pixels(made.images, device), rows)
+    record.write(made.out / predictions, predictions_csv(made, rows, said))
+    record.commit(made.out, made.stage, made.files, made.made_from, made.stack.describe())
+    return made
+
+
+def test_a_forger_of_predictions_is_caught(judged):
+    """Better predictions, entered in the manifest as if the training had made them."""
+    assert [(f.stage, f.ok) for f in verify.predictions(judged.out, [judged])] == [(MLMC, True)]
+    rows = np.concatenate([judged.test, judged.validation])
+    record.write(judged.out / judged.files[2], predictions_csv(judged, rows, judged.targets[rows]))
+    rehash(judged.out, MLMC, judged.files[2])
+    assert wrong(verify.hashes(judged.out)) == set()
+    (found,) = verify.predictions(judged.out, [judged])
+    assert (found.file, found.ok) == (judged.files[2], False)
+    assert "does not follow from the weights, on the same stack" in found.what
+
+
+@pytest.mark.parametrize("which", ["test", "validation"])
+def test_one_digit_of_one_prediction_is_caught(judged, which):
+    at = 0 if which == "test" else len(judged.test)
+    path = judged.out / judged.files[2]
+    lines = path.read_text().splitlines(keepends=True)
+    value = float(lines[1 + at].split(",")[-1])
+    lines[1 + at] = lines[1 + at].rsplit(",", 1)[0] + f",{value + 1e-7:.9g}\n"
+    path.write_text("".join(lines))
+    assert wrong(verify.predictions(judged.out, [judged])) == {judged.files[2]}
+
+
+def test_other_weights_or_images_than_those_of_the_predictions_are_caught(judged):
+    store = np.load(judged.images)
+    store[judged.test[0]] = 255 - store[judged.test[0]]
+    np.save(judged.images, store)
+    assert wrong(verify.predictions(judged.out, [judged])) == {judged.files[2]}
+    store[judged.test[0]] = 255 - store[judged.test[0]]
+    np.save(judged.images, store)
+    assert wrong(verify.predictions(judged.out, [judged])) == set()
+    tensors = load_file(judged.out / judged.files[0])
+    tensors["fc.bias"] += np.float32(0.01)
+    save_file(tensors, judged.out / judged.files[0])
+    assert wrong(verify.predictions(judged.out, [judged])) == {judged.files[2]}
+
+
+def test_a_split_that_does_not_follow_from_the_seed_is_caught(copy):
+    def check() -> set[str]:
+        return wrong(verify.parted(copy.out, study.make_split(copy)[0]))
+
+    assert check() == set()
+    path = copy.out / "split.csv"
+    clean = path.read_text()
+    path.write_text(clean.replace("test", "fold9").replace("fold0", "test").replace("fold9", "fold0"))
+    rehash(copy.out, "split", "split.csv")
+    assert check() == {"split.csv"}
+    path.write_text(clean)
+    flip(copy.out / "seeds.csv")
+    assert check() == {"seeds.csv"}
+
+
 @pytest.mark.slow
 def test_predictions_follow_from_weights(trained):
     found = verify.predictions(trained[0].out, trained[1])
@@ -614,7 +696,7 @@ def test_a_fold_trained_again_tells_what_was_changed(changed, tmp_path):
         (luminal.files[0], "other tensors: bn1.bias"),
         (luminal.files[1], "other losses"),
     ]
-    assert not any(f.ok for f in found)
+    assert {f.ok for f in found} == {False}
     tensors = load_file(out / mlmc.files[0])
     tensors["bn1.bias"][0] += 1
     save_file(tensors, out / mlmc.files[0])
