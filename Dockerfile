@@ -3,7 +3,7 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 
 # The malloc settings keep large activations mapped between steps; without them a CPU at full
-# image size spends its time in page faults (see README, "Speed").
+# image size spends its time in page faults (see docs/cluster.md).
 ENV LUMIN_DATA=/data LUMIN_OUT=/outputs TORCH_HOME=/outputs/.torch MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 WORKDIR /lumin

@@ -1,195 +1,162 @@
 #!/usr/bin/env python
-"""Reproduce Panambur, Madhu, Maier (arXiv:2301.09282): luminal subtypes in full mammograms. One command a verb."""
+"""Reproduce Panambur, Madhu, Maier (arXiv:2301.09282): luminal subtypes in full mammograms.
+
+One command per step, and `all` for all of them.
+"""
 
 import functools
-import importlib
 import inspect
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType, SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Optional
 
 import typer
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from lumin.paper import ALTERNATIVES, FOLDS
-from lumin.tasks import BY_NAME, TASKS
+from lumin.errors import DATA, DIFFERENCE, FAULT, INTERRUPTED, Interrupted, UserError
+from lumin.paper.published import TABLES, tasks_of
+from lumin.paper.silences import ALTERNATIVES
+from lumin.paper.stated import FOLDS
+from lumin.run.screen import Screen, mark, render, say, say_error
+from lumin.training.tasks import BY_NAME, TASKS
 
+if TYPE_CHECKING:
+    from lumin.run.study import Study
 
-class Room:
-    """A module of the house, imported when it is first used: torch takes seconds; `--help` and `audit` need none."""
+# What needs torch is imported by the verbs that do: it takes seconds, and `--help` needs none
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __getattr__(self, thing: str) -> object:
-        return getattr(importlib.import_module(f"lumin.{self.name}"), thing)
-
-
-audit, cohort, doctor, fetch, figure2, gallery = map(Room, ("audit", "cohort", "doctor", "fetch", "figure2", "gallery"))
-jobs, network, options, phantom, preprocess, record = map(
-    Room, ("jobs", "network", "options", "phantom", "preprocess", "record")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help=__doc__
 )
-replication, sensitivity, series, split = map(Room, ("replication", "sensitivity", "series", "split"))
-study, train, verify, work = map(Room, ("study", "train", "verify", "work"))
-
-BARS = 25  # on the screen at once
-USAGE, DATA, DIFFERENCE, INTERRUPTED = 2, 3, 4, 130  # exit codes
-
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help=__doc__)
-console = Console()
 
 
 # ---- options -------------------------------------------------------------------------------------
 
 
-def option(text: str, *names: str, panel: str = "The run", **more: object) -> object:
-    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False, **more)
-
-
-MACHINE_PANEL = "The machine (part of the record: on one stack the same bytes)"
-
-
+RUN, MACHINE = "The run", "Hardware (recorded; the same hardware and versions give the same bytes)"
+MANY = 25  # lines of detail that are printed
 Backend = StrEnum("Backend", ["loky", "ray"])
 
 
-@dataclass(frozen=True)
-class Options:
-    """What all but audit and phantom take. None: as the folder was begun (not data, sheet, jobs), else the default."""
+class Option(NamedTuple):
+    """What all verbs but audit and phantom take. None: as the folder was begun, else [default]."""
 
-    data: Annotated[
-        Path | None, option("Folder with CMMD's DICOM files and its sheet. [data/CMMD, or $LUMIN_DATA]")
-    ] = None
-    out: Annotated[Path | None, option("Outputs folder. [outputs, with --demo outputs/demo; or $LUMIN_OUT]")] = None
-    demo: Annotated[bool, option("Run on a synthetic cohort, made on the spot: small, no data needed.", "--demo")] = (
-        False
-    )
-    sheet: Annotated[Path | None, option("The clinical sheet, where it is not in the data folder.")] = None
-    cleaned: Annotated[bool, option("Mend CMMD's known defects first; see lumin/corrections.csv.", "--cleaned")] = False
-    seed: Annotated[int | None, option("Seed of split, weights, order, augmentation (and demo cohort). [0]", min=0)] = (
-        None
-    )
-    weights: Annotated[str | None, option("Starting weights: imagenet, random or a file. [imagenet; demo: random]")] = (
-        None
-    )
-    epochs: Annotated[int | None, option("At most this many epochs. [100; demo: 10 and 12]", min=1)] = None
-    overwrite: Annotated[bool, option("Begin anew: remove all recorded outputs, trainings too.", "--overwrite")] = False
-    device: Annotated[str | None, option("auto, cpu, cuda or cuda:1. [auto]", panel=MACHINE_PANEL)] = None
-    precision: Annotated[str | None, option("auto, tf32, fp32 or bf16. [auto]", panel=MACHINE_PANEL)] = None
-    threads: Annotated[
-        int | None, option("Threads of one training. [all cores; demo: 1]", panel=MACHINE_PANEL, min=1)
-    ] = None
-    jobs: Annotated[int | None, option("Trainings at once. [1; demo: all cores]", panel=MACHINE_PANEL, min=1)] = None
-    backend: Annotated[Backend, option("loky: this machine; ray: a Ray cluster. [loky]", panel=MACHINE_PANEL)] = "loky"
+    name: str
+    kind: object
+    help: str
+    panel: str = RUN
+    default: object = None
+    limits: Mapping = MappingProxyType({})
+
+
+AT_LEAST_0, AT_LEAST_1 = {"min": 0}, {"min": 1}
+# fmt: off
+OPTIONS = (
+    Option("data", Path, "Folder of CMMD's DICOM files and sheet. [data/CMMD, or $LUMIN_DATA]"),
+    Option("out", Path, "Outputs folder. [outputs, with --demo outputs/demo; or $LUMIN_OUT]"),
+    Option("demo", bool, "Run on a synthetic cohort made on the spot; needs no data.", RUN, False),
+    Option("sheet", Path, "The clinical sheet, if it is not in the data folder."),
+    Option("cleaned", bool, "Fix CMMD's known errors (lumin/cmmd/corrections.csv).", RUN, False),
+    Option("seed", int, "Seed of everything that is drawn. [0]", RUN, None, AT_LEAST_0),
+    Option("weights", str, "imagenet, random or a file to start from. [imagenet; demo: random]"),
+    Option("epochs", int, "At most this many epochs. [100; demo: 10, 12]", RUN, None, AT_LEAST_1),
+    Option("overwrite", bool, "Begin anew: remove all recorded outputs first.", RUN, False),
+    Option("device", str, "auto, cpu, cuda or cuda:1. [auto]", MACHINE),
+    Option("precision", str, "auto, tf32, fp32 or bf16. [auto]", MACHINE),
+    Option("threads", int, "Threads per training. [all cores; demo: 1]", MACHINE, None, AT_LEAST_1),
+    Option("jobs", int, "Trainings at once. [1; demo: all cores]", MACHINE, None, AT_LEAST_1),
+    Option("backend", Backend, "loky: this machine; ray: a Ray cluster. [loky]", MACHINE, "loky"),
+)
+# fmt: on
+
+
+def option(text: str, *names: str, panel: str = RUN, **more: object) -> object:
+    """An option of Typer's, its default said in the text."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False, **more)
+
+
+def asked(**given: object) -> SimpleNamespace:
+    """What a user asks for; what is not asked for has its default."""
+    return SimpleNamespace(**{row.name: given.get(row.name, row.default) for row in OPTIONS})
 
 
 def command(verb: Callable) -> Callable:
-    """Register a verb: its first parameter, a Study, becomes the common options; user errors become exit codes."""
+    """Register a verb: its first parameter, a Study, becomes the common options.
+
+    Typer has no options that many commands share, so the signature that it reads is put together
+    here: the verb's own parameters, and OPTIONS.
+    """
 
     @functools.wraps(verb)
     def wrapped(**given: object) -> None:
-        common = {f.name: given.pop(f.name) for f in fields(Options)}
+        common = {row.name: given.pop(row.name) for row in OPTIONS}
         with explained():
-            verb(options.open_study(Options(**common), Screen()), **given)
+            from lumin.run.options import open_study
 
+            verb(open_study(asked(**common), Screen()), **given)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
     own = list(inspect.signature(verb).parameters.values())[1:]
-    shared = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
-        for f in fields(Options)
-    ]
-    wrapped.__annotations__ = {}  # the signature has them; a Study is none of Typer's business
-    wrapped.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared)
+    parameters = [parameter.replace(kind=keyword) for parameter in own]
+    for row in OPTIONS:
+        names = [f"--{row.name}"] if row.kind is bool else []  # no --no-demo
+        kind = row.kind if row.default is not None else Optional[row.kind]  # noqa: UP045
+        annotation = Annotated[kind, option(row.help, *names, panel=row.panel, **row.limits)]
+        parameters.append(
+            inspect.Parameter(row.name, keyword, default=row.default, annotation=annotation)
+        )
+    wrapped.__signature__ = inspect.Signature(parameters)
+    wrapped.__annotations__ = {}  # else Typer reads the verb's own, which wraps() has copied
     return app.command(name=verb.__name__.rstrip("_"))(wrapped)
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """One message and an exit code for every error a user can cause."""
+    """One message and an exit code for every error that a user can cause."""
     try:
         yield
-    except (record.RecordError, phantom.PhantomError, network.NetworkError, jobs.JobsError) as error:
-        fail(USAGE, error)
-    except (train.TrainingError, figure2.FigureError, replication.ReplicationError) as error:
-        fail(USAGE, error)
-    except cohort.CohortError as error:
-        fail(DATA, "\n".join([str(error), *(f"  {where}: {what}" for where, what in error.problems)]))
-    except (preprocess.ImageError, split.SplitError) as error:
-        fail(DATA, error)
-    except fetch.FetchError as error:
-        fail(DATA, f"{error} To try the kit without CMMD, type --demo.")
-    except (train.Interrupted, KeyboardInterrupt) as error:
+    except UserError as error:
+        fail(error.exit_code, "\n  ".join([str(error), *first_of(error.details)]))
+    except (Interrupted, KeyboardInterrupt) as error:
         where = f" in {error}" if str(error) else ""
-        fail(INTERRUPTED, f"Interrupted{where}. What is done is saved; type the same command to go on.")
+        what = "Finished work is kept; run the same command to go on."
+        fail(INTERRUPTED, f"Interrupted{where}. {what}")
     except OSError as error:
         what = f"{error.filename or 'A file'}: {error.strerror or error}"
-        fail(DATA, f"{what}. Nothing finished is lost; mend it and type the same command to go on.")
+        advice = "Finished work is kept. Fix the problem and run the same command again."
+        fail(DATA, f"{what}. {advice}")
+    except typer.Exit:
+        raise
+    except Exception:  # a bug of ours
+        path = kept(traceback.format_exc())
+        fail(FAULT, f"This is a bug in lumin. The traceback is in {path}; please report it.")
 
 
-def fail(code: int, message: object) -> None:
-    Console(stderr=True, soft_wrap=True).print("[red]Stopped.[/]", escape(str(message)), highlight=False)
+def first_of(details: Sequence[str]) -> list[str]:
+    """Lines to print of all these; where they are many, the first, and where to read the others."""
+    if len(details) <= MANY:
+        return list(details)
+    path = kept("\n".join(details))
+    return [*details[:MANY], f"and {len(details) - MANY:,} more, all in {path}"]
+
+
+def kept(text: str) -> str:
+    """Write a text to a file of its own in the folder for temporary files -> its path."""
+    with tempfile.NamedTemporaryFile("w", prefix="lumin-", suffix=".txt", delete=False) as file:
+        file.write(text)
+    return file.name
+
+
+def fail(code: int, message: str) -> None:
+    say_error(message)
     raise typer.Exit(code)
-
-
-# ---- the screen ----------------------------------------------------------------------------------
-
-
-def say(text: str, markup: bool = False) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=markup)
-
-
-class Screen:
-    """The terminal: bars where there is one, else lines."""
-
-    say = staticmethod(say)
-
-    @contextmanager
-    def bar(self, title: str) -> Iterator[Callable[[int, int], None]]:
-        """A progress bar as a function of (done, total), and one line at the end."""
-        started = time.perf_counter()
-        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            line = progress.add_task(title, total=None)
-            yield lambda done, total: progress.update(line, completed=done, total=total)
-        say(f"{title}: {progress.tasks[0].completed:.0f} in {time.perf_counter() - started:.0f} s.")
-
-    @contextmanager
-    def epochs(self, trainings: Sequence) -> Iterator[Callable[[object, dict], None]]:
-        """A bar a training as a function of it and its epochs' lines; without a terminal, a line an epoch."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[last]}"),
-        )
-        several = len({t.out for t in trainings}) > 1
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            bars: dict[str, int] = {}
-
-            def show(training: object, line: dict) -> None:
-                name = f"{training.out.name}/" * several + training.stage.removeprefix("train/")
-                best = " best" if line["best"] else ""
-                losses = f"loss {line['train_loss']:.4f}, validation {line['val_loss']:.4f}{best}"
-                text = f"{losses}, {line['images_per_second']:.0f} images/s"
-                if not console.is_terminal:
-                    return say(f"{name} epoch {line['epoch']}: {text}")
-                if name not in bars:
-                    if len(bars) == BARS:  # the oldest has ended, or comes again with its next epoch
-                        progress.remove_task(bars.pop(next(iter(bars))))
-                    bars[name] = progress.add_task(name, total=training.epochs, last="")
-                progress.update(bars[name], completed=line["epoch"], last=text)
-
-            yield show
 
 
 # ---- verbs ---------------------------------------------------------------------------------------
@@ -199,268 +166,333 @@ AlternativeName = StrEnum("AlternativeName", {name: name for name in ALTERNATIVE
 Output = StrEnum("Output", {name: name for name in BY_NAME["mlmc"].outputs})
 
 
-def tabulate(run: "options.Study", name: str) -> None:
-    """Make a table and all that it needs, and show its beginning."""
-    work.images_and_split(run)
-    work.learn([run], study.TABLES[name])
-    work.tabulate(run, name)
-    show(run, name)
-
-
-def show(run: "options.Study", name: str) -> None:
-    """Print a table as far as the paper has it; the rest is in its file."""
-    path = run.out / f"tables/{name}.md"
-    first, *others = path.read_text().split("\n\n## By breast")
-    render(first)
-    say(f"\n{'Also by breast, as an ensemble, without images, and every test' if others else 'All'} in {path}.\n")
-
-
-def render(markdown: str) -> None:
-    """Print Markdown; its tables with their first column whole, however narrow the terminal."""
-    for block in markdown.split("\n\n"):
-        if not block.startswith("| "):
-            console.print(Markdown(block))
-            continue
-        header, sides, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in block.splitlines())
-        table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-        for number, (title, side) in enumerate(zip(header, sides, strict=True)):
-            table.add_column(title, no_wrap=number == 0, justify="right" if side == "--:" else "left")
-        for row in rows:
-            table.add_row(*(cell.replace("**", "") for cell in row))
-        console.print(table)
-
-
-def download(folder: Path) -> None:
-    """Fetch what a data folder lacks of CMMD, after saying how much that is."""
-    lacking, size, free = fetch.plan(folder)
-    say(f"CMMD into {folder}: {lacking} series lack, {size / 1e9:.1f} GB; {free / 1e9:.0f} GB are free.")
-    say(f"At 20 MB/s that takes {size / 20e6 / 60:.0f} minutes; stopped, it goes on where it was.\n\n{fetch.LICENCE}")
-    with Screen().bar("Bytes of CMMD") as progress:
-        fetch.download(folder, progress)
-    fetch.sheet(folder)
-
-
-def lacks_cmmd(run: "options.Study") -> bool:
-    """True where CMMD should be fetched: the data folder is empty, or holds a download that is not finished."""
-    begun = {} if run.overwrite else record.read(run.out)["stages"]
-    if run.demo or begun or not (run.data.is_dir() or run.data == options.default_data()):
-        return False
-    unfinished = (run.data / "LICENCE.txt").exists() and not (run.data / "VERIFIED.json").exists()
-    return unfinished or not cohort.list_files(run.data)
-
-
-@command
-def download_(run: "options.Study") -> None:
-    """Fetch CMMD (22.9 GB) and its sheet into the data folder, and verify them."""
-    download(run.data)
-
-
-def picture(run: "options.Study") -> Path:
-    """Figures, audit, and the page that holds all -> the page."""
-    write_audit(run.out)
-    gallery.draw(run)
-    gallery.draw_figure2(run, "malignant", None)
-    return gallery.page(run)
-
-
 @command
 def all_(
-    run: "options.Study",
-    fetching: Annotated[bool, option("Fetch CMMD where the data folder is empty.", "--download/--no-download")] = True,
+    study: "Study",
+    fetching: Annotated[
+        bool, option("Download CMMD if the data folder is empty.", "--download/--no-download")
+    ] = True,
 ) -> None:
-    """The whole paper: CMMD where it lacks, images, split, 25 trainings, Tables 1, 2a and 2b, figures, one page."""
+    """Run the whole paper: images, split, 25 trainings, Tables 1, 2a and 2b, figures, one page."""
+    from lumin.run.learn import learn
+    from lumin.run.stages import images_and_split
+
     started = time.perf_counter()
-    if fetching and lacks_cmmd(run):
-        download(run.data)
-    work.images_and_split(run)
-    work.learn([run], BY_NAME)
-    for name in study.TABLES:
-        work.tabulate(run, name)
-        show(run, name)
-    page = picture(run)
+    if fetching and lacks_cmmd(study):
+        fetch_cmmd(study)
+    images_and_split(study)
+    learn([study], BY_NAME)
+    for name in TABLES:
+        tabulate(study, name)
+    page = picture(study)
     minutes = (time.perf_counter() - started) / 60
-    say(f"Done in {minutes:.1f} minutes. The tables are in {run.out / 'tables'}; open {page}.")
+    say(f"Done in {minutes:.1f} minutes. The tables are in {study.out / 'tables'}; open {page}.")
+
+
+def picture(study: "Study") -> Path:
+    """Audit, figures, and the page that holds all -> the page."""
+    from lumin.beyond import audit
+    from lumin.figures import gallery
+    from lumin.run.make import make
+
+    make(study.out, audit.stage())
+    gallery.draw_curves(study)
+    gallery.draw_figure2(study, "malignant", None)
+    return gallery.write_page(study)
 
 
 @command
-def prepare(run: "options.Study") -> None:
-    """DICOM files and clinical sheet -> 8-bit breast crops of the model's size."""
-    with record.lock(run.out):
-        study.prepare(run)
+def prepare(study: "Study") -> None:
+    """Turn DICOM files and clinical sheet into 8-bit breast crops of the model's size."""
+    from lumin.run.manifest import claim_folder
+    from lumin.run.prepare import prepare
+
+    with claim_folder(study.out):
+        prepare(study)
 
 
 @command
-def split_(run: "options.Study") -> None:
-    """Patients -> Table 1's test set and five folds."""
-    work.images_and_split(run)
+def split_(study: "Study") -> None:
+    """Assign the patients to Table 1's test set and five folds."""
+    from lumin.run.stages import images_and_split
+
+    images_and_split(study)
 
 
 @command
 def train_(
-    run: "options.Study",
-    task: Annotated[TaskName | None, typer.Argument(help="One task. [all five]", show_default=False)] = None,
+    study: "Study",
+    task: Annotated[
+        TaskName | None, typer.Argument(help="One task. [all five]", show_default=False)
+    ] = None,
     fold: Annotated[int | None, option("One fold. [all five]", min=0, max=FOLDS - 1)] = None,
 ) -> None:
-    """Train one task or all, one fold or all. MLMC folds that a transfer starts from are trained as well."""
-    work.images_and_split(run)
-    work.learn([run], [task] if task else BY_NAME, range(FOLDS) if fold is None else [fold])
+    """Train one task or all, one fold or all, and the MLMC folds that a transfer starts from."""
+    from lumin.run.learn import learn
+    from lumin.run.stages import images_and_split
+
+    images_and_split(study)
+    learn([study], [task] if task else BY_NAME, range(FOLDS) if fold is None else [fold])
+
+
+def add_table(name: str, title: str) -> None:
+    """Register a verb for one table of paper/published.py."""
+
+    def verb(study: "Study") -> None:
+        build(study, name)
+
+    verb.__name__, verb.__doc__ = (
+        name,
+        f"Print {title.replace('. ', ': ')}, beside the paper's figures.",
+    )
+    command(verb)
+
+
+for table_name, table in TABLES.items():
+    add_table(table_name, table.title)
+
+
+def build(study: "Study", name: str) -> None:
+    """Make a table and all that it needs, and show its beginning."""
+    from lumin.run.learn import learn
+    from lumin.run.stages import images_and_split
+
+    images_and_split(study)
+    learn([study], tasks_of(name))
+    tabulate(study, name)
+
+
+def tabulate(study: "Study", name: str) -> None:
+    """Make a table whose trainings are there, and show its beginning."""
+    from lumin.run import stages
+
+    stages.tabulate(study, name)
+    show(study, name)
+
+
+def show(study: "Study", name: str) -> None:
+    """Print a table as far as the paper has it; the rest is in its file."""
+    path = study.out / f"tables/{name}.md"
+    first, *others = path.read_text().split("\n\n## By breast")
+    render(first)
+    more = "Also by breast, as an ensemble, without images, and every test" if others else "All"
+    say(f"\n{more} in {path}.\n")
 
 
 @command
-def table1(run: "options.Study") -> None:
-    """Images of each class in training and test, beside the paper's."""
-    tabulate(run, "table1")
-
-
-@command
-def table2a(run: "options.Study") -> None:
-    """Abnormality: mass against calcification, benign against malignant, and both at once (MLMC)."""
-    tabulate(run, "table2a")
-
-
-@command
-def table2b(run: "options.Study") -> None:
-    """Luminal against non-luminal: baseline, and transfer from MLMC."""
-    tabulate(run, "table2b")
+def show_(study: "Study") -> None:
+    """Print the tables that are there, and compute nothing."""
+    there = [name for name in TABLES if (study.out / f"tables/{name}.md").exists()]
+    if not there:
+        demo = " --demo" if study.demo else ""
+        raise UserError(f"{study.out} has no tables yet. Run python repro.py all{demo}.")
+    for name in there:
+        show(study, name)
 
 
 @app.command(name="audit")
-def audit_(out: Annotated[Path | None, option("Outputs folder. [outputs, or $LUMIN_OUT]")] = None) -> None:
-    """Re-derive the paper's own figures from each other. Needs no data, no GPU and two seconds."""
+def audit_(
+    out: Annotated[Path | None, option("Outputs folder. [outputs, or $LUMIN_OUT]")] = None,
+) -> None:
+    """Re-derive the paper's own figures from each other, without data, in two seconds."""
     with explained():
-        render(write_audit(out or Path(os.environ.get("LUMIN_OUT", "outputs"))))
+        from lumin.beyond import audit
+        from lumin.run.make import make
 
-
-def audited() -> tuple[str, str]:
-    """The audit as Markdown and JSON."""
-    rows = audit.audit()
-    return audit.markdown(rows), audit.as_json(rows)
-
-
-def write_audit(out: Path) -> str:
-    """tables/audit.md and .json -> the former's text."""
-    files = dict(zip(("tables/audit.md", "tables/audit.json"), audited(), strict=True))
-    inputs = {"text": record.digest(files)}  # cheaper made than compared in any other way
-    if record.stale(out, "audit", inputs):
-        for name, text in files.items():
-            record.write(out / name, text)
-        record.commit(out, "audit", list(files), inputs, {})
-    return files["tables/audit.md"]
+        out = out or Path(os.environ.get("LUMIN_OUT", "outputs"))
+        make(out, audit.stage())
+        render((out / "tables/audit.md").read_text())
 
 
 @command
-def figures(run: "options.Study") -> None:
-    """ROC, precision-recall, calibration, scores, losses, and every cell of Table 2 as a dot."""
-    work.images_and_split(run)
-    gallery.draw(run)
-    say(f"Drawn in {run.out / 'figures'}.")
+def figures(study: "Study") -> None:
+    """Draw ROC, precision-recall, calibration, scores, losses, and Table 2 as dots."""
+    from lumin.figures import gallery
+    from lumin.run.stages import images_and_split
+
+    images_and_split(study)
+    gallery.draw_curves(study)
+    say(f"Drawn in {study.out / 'figures'}.")
 
 
 @command
 def fig2(
-    run: "options.Study",
-    patient: Annotated[str | None, option("Whose breast. [the one most like the paper's]")] = None,
+    study: "Study",
+    patient: Annotated[
+        str | None, option("PatientID to show. [the one most like the paper's]")
+    ] = None,
     output: Annotated[Output, option("What the map explains.")] = "malignant",
 ) -> None:
-    """Figure 2: Grad-CAM of MLMC in CC and MLO of one test breast, and a sheet of twelve more images."""
-    work.images_and_split(run)
-    work.learn([run], ["mlmc"])
-    render(gallery.draw_figure2(run, output, patient))
-    say(f"Drawn in {run.out / 'figures'}.")
+    """Draw Figure 2: Grad-CAM of MLMC in CC and MLO of one test breast, and twelve more images."""
+    from lumin.figures import gallery
+    from lumin.run.learn import learn
+    from lumin.run.stages import images_and_split
+
+    images_and_split(study)
+    learn([study], ["mlmc"])
+    render(gallery.draw_figure2(study, output, patient))
+    say(f"Drawn in {study.out / 'figures'}.")
 
 
 @command
-def report(run: "options.Study") -> None:
-    """One self-contained HTML page of what is there: tables, figures, settings, limits."""
-    say(f"Open {gallery.page(run)}.")
+def report(study: "Study") -> None:
+    """Write one self-contained HTML page of what is there: tables, figures, settings, limits."""
+    from lumin.figures import gallery
+
+    say(f"Open {gallery.write_page(study)}.")
 
 
 @command
 def replicate(
-    run: "options.Study",
-    seeds: Annotated[str, option("Which, such as 0-9 or 0,3,7-9.")] = "0-9",
+    study: "Study",
+    seeds: Annotated[str, option("Seeds to run, such as 0-9 or 0,3,7-9. [0-9]")] = "0-9",
 ) -> None:
-    """The whole paper once a seed, in OUT/seedK, and how far each cell of Table 2 moves."""
+    """Run the whole paper once per seed, in OUT/seedK: how far does each cell of Table 2 move?"""
+    from lumin.beyond import replication, studies
+
     wanted = replication.parse_seeds(seeds)
-    made = [replication.read(one.out) for one in series.replicate(run, wanted)]
-    render(gallery.spread(run, "replication", replication.replication(made, wanted)))
+    tables = [replication.read(one.out) for one in studies.replicate(study, wanted)]
+    render(studies.write(study, "replication", replication.replication(tables, wanted)))
 
 
 @command
 def sensitivity_(
-    run: "options.Study",
+    study: "Study",
     only: Annotated[
-        list[AlternativeName] | None, option("One row of the table; may be given more than once. [all]")
+        list[AlternativeName] | None,
+        option("One row of the table; can be repeated. [all]"),
     ] = None,
 ) -> None:
-    """The luminal comparison with one choice at a time made otherwise, in OUT/sensitivity."""
-    series.vary(run, [ALTERNATIVES[name][1] for name in only or ALTERNATIVES])
-    render(gallery.spread(run, "sensitivity", series.compared(run)).split(sensitivity.DETAILS)[0])
-    say(f"\nWhat each row changes, and why, is in {run.out / 'tables/sensitivity.md'}; drawn in {run.out / 'figures'}.")
+    """Run the luminal comparison with one choice at a time changed, in OUT/sensitivity."""
+    from lumin.beyond import sensitivity, studies
 
-
-@command
-def doctor_(run: "options.Study") -> None:
-    """Is this machine ready? What is found, and what to do where something lacks."""
-    found = doctor.examine(run.data, run.out, run.recipe, run.demo, run.jobs)
-    for check in found:
-        state = "[green]ok[/]   " if not check.advice else "[red]lacks[/]" if check.needed else "[yellow]note[/] "
-        text = f"{check.what}: {check.found}{f'. {check.advice}' if check.advice else ''}"
-        say(f"{state} {escape(text)}", markup=True)
-    if any(check.needed and check.advice for check in found):
-        raise typer.Exit(DATA)
+    studies.vary(study, [ALTERNATIVES[name][1] for name in only or ALTERNATIVES])
+    text = studies.write(study, "sensitivity", studies.compared(study))
+    render(text.split(sensitivity.DETAILS)[0])
+    say(f"\nWhat each row changes, and why, is in {study.out / 'tables/sensitivity.md'}.")
 
 
 @command
 def verify_(
-    run: "options.Study",
-    against: Annotated[Path | None, option("Another outputs folder, to compare with stage by stage.")] = None,
-    predict: Annotated[bool, option("Also predict again from weights and images.", "--predict")] = False,
-    retrain: Annotated[str | None, option("Also train one fold again, such as mlmc/0, and compare bitwise.")] = None,
+    study: "Study",
+    against: Annotated[
+        Path | None, option("Another outputs folder, to compare with stage by stage.")
+    ] = None,
+    predict: Annotated[
+        bool, option("Also predict again from weights and images.", "--predict")
+    ] = False,
+    retrain: Annotated[
+        str | None, option("Also train one fold again, such as mlmc/0, and compare bitwise.")
+    ] = None,
 ) -> None:
-    """Do tables follow from predictions, predictions from weights, weights from images and seeds?"""
-    findings = verify.hashes(run.out)
+    """Check that tables follow from predictions, these from weights, and weights from seeds."""
+    from lumin.run import compare, recompute, stages, verify
+
+    findings = verify.hashes(study.out)
     if any(finding.ok is False for finding in findings):
         say("The files are not as recorded, so what follows from them is not checked.")
-    elif (run.out / "split.csv").exists():
-        findings += verify.made_with(run.out, study.expected(run))
-        findings += verify.images(run.out)
-        findings += verify.parted(run.out, study.make_split(run)[0])
-        findings += verify.remade(run.out, lambda name: audited() if name == "audit" else study.make_table(run, name))
-        findings += verify.predictions(run.out, study.all_trainings(run)) if predict else []
-        with tempfile.TemporaryDirectory() as folder:
-            findings += verify.retrained(study.one_training(run, retrain), Path(folder)) if retrain else []
-    findings += verify.against(run.out, against) if against else []
+    elif (study.out / "split.csv").exists():
+        rows = pipeline(study)
+        findings += verify.made_with(study.out, rows)
+        findings += verify.images(study.out)
+        findings += verify.remade(study.out, [row for row in rows if row.quick])
+        if predict:
+            findings += recompute.predictions(study.out, stages.all_trainings(study))
+        if retrain:
+            with tempfile.TemporaryDirectory() as folder:
+                training = stages.one_training(study, retrain)
+                findings += recompute.retrained(training, Path(folder))
+    if against:
+        findings += compare.against(study.out, against)
     for stage, file, what, ok in findings:
-        state = {True: "[green]ok[/]    ", False: "[red]differs[/]", None: "[yellow]note[/]  "}[ok]
-        text = f"{stage}: {what}" if file in what else f"{stage}: {file} {what}"
-        say(f"{state} {escape(text)}", markup=True)
+        state, colour = {True: ("ok", "green"), False: ("differs", "red")}.get(
+            ok, ("note", "yellow")
+        )
+        mark(state, colour, f"{stage}: {what}" if file in what else f"{stage}: {file} {what}")
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(DIFFERENCE)
 
 
+def pipeline(study: "Study") -> list:
+    """Every stage that verification holds to its settings or makes again."""
+    from lumin.beyond import audit
+    from lumin.run import prepare, stages
+
+    return [prepare.settings_stage(study), *stages.pipeline(study).values(), audit.stage()]
+
+
 @command
-def show_(run: "options.Study") -> None:
-    """Print the tables that are there, and compute nothing."""
-    there = [name for name in study.TABLES if (run.out / f"tables/{name}.md").exists()]
-    if not there:
-        raise record.RecordError(f"{run.out} has no tables yet. Type python repro.py all{' --demo' * run.demo}.")
-    for name in there:
-        show(run, name)
+def doctor_(study: "Study") -> None:
+    """Say whether this machine is ready, and what to do if not."""
+    from lumin.run import doctor
+
+    checks = doctor.examine(study)
+    for check in checks:
+        state, colour = ("missing", "red") if check.needed else ("note", "yellow")
+        if not check.advice:
+            state, colour = "ok", "green"
+        advice = f". {check.advice}" if check.advice else ""
+        mark(state, colour, f"{check.what}: {check.found}{advice}")
+    if any(check.needed and check.advice for check in checks):
+        raise typer.Exit(DATA)
+
+
+@command
+def download_(study: "Study") -> None:
+    """Download CMMD (22.9 GB) and its sheet into the data folder, and verify them."""
+    fetch_cmmd(study)
+
+
+def fetch_cmmd(study: "Study") -> None:
+    """Download what the data folder lacks of CMMD, after saying how much that is."""
+    from lumin.cmmd import clinical, download
+
+    folder = study.data
+    lacking, size, free = download.plan(folder)
+    say(
+        f"CMMD into {folder}: {lacking} series are missing, {size / 1e9:.1f} GB; "
+        f"{free / 1e9:.0f} GB are free. At 20 MB/s that takes {size / 20e6 / 60:.0f} minutes; "
+        f"stopped, it goes on where it was.\n\n{download.LICENCE}"
+    )
+    with Screen().bar("Bytes of CMMD") as progress:
+        download.download(folder, progress)
+    if not study.sheet:
+        clinical.download_sheet(folder)
+
+
+def lacks_cmmd(study: "Study") -> bool:
+    """True where the data folder is empty, or holds a download that is not finished."""
+    from lumin.data.headers import list_files
+    from lumin.run import manifest
+    from lumin.run.options import default_data
+
+    begun = {} if study.overwrite else manifest.read(study.out)["stages"]
+    data = study.data
+    if study.demo or begun or not (data.is_dir() or data == default_data()):
+        return False
+    unfinished = (data / "LICENCE.txt").exists() and not (data / "VERIFIED.json").exists()
+    return unfinished or not list_files(data)
 
 
 @app.command(name="phantom")
 def phantom_(
     folder: Annotated[Path, typer.Argument(help="Where to write it.")],
-    size: Annotated[str, option("demo (900 breasts at 1/8 scale) or full (CMMD's numbers and size, 22 GB).")] = "demo",
+    size: Annotated[
+        str, option("demo (900 breasts at 1/8 scale) or full (CMMD's numbers and size, 22 GB).")
+    ] = "demo",
     seed: Annotated[int, option("Seed of the cohort. [0]", min=0)] = 0,
     patients: Annotated[int | None, option("Only the first so many patients.", min=1)] = None,
 ) -> None:
     """Write the synthetic cohort: DICOM files and a sheet in CMMD's form."""
+    from joblib import cpu_count
+
+    from lumin.cmmd import phantom
+
     with explained(), Screen().bar("Synthetic cohort, images") as progress:
-        phantom.write(folder, size, seed, patients, jobs=os.cpu_count() or 1, progress=progress)
+        phantom.write(folder, size, seed, patients, cpu_count(), progress)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, where no training listens
+    # As Ctrl-C, where no training listens
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

@@ -1,8 +1,8 @@
-"""What run.py augments, and the two ways to do it: ours in batches, and torchvision v2 image by image.
+"""What run.py augments, and the two ways to do it: ours in batches, and torchvision v2 image by
+image.
 
-Both take uint8 images to normalised float32 batches, with parameters of the same distribution. Ours runs on the device,
-torchvision on the CPU, where a DataLoader's worker would run it.
-"""
+Both take uint8 images to normalised float32 batches, with parameters of the same distribution. Ours
+runs on the device, torchvision on the CPU, where a DataLoader's worker would run it."""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,8 @@ import torch
 from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lumin.augment import augment, draw
-from lumin.paper import IMAGENET_MEAN, IMAGENET_SD, P_AUGMIX, P_EQUALIZE, P_ERASE, P_FLIP
+from lumin.paper.stated import IMAGENET_MEAN, IMAGENET_SD, P_AUGMIX, P_EQUALIZE, P_ERASE, P_FLIP
+from lumin.training.augment import augment, draw
 
 TORCHVISION = v2.Compose(
     [
@@ -29,7 +29,9 @@ TORCHVISION = v2.Compose(
 
 
 def breasts(batch: int, height: int, width: int) -> torch.Tensor:
-    """(batch, height, width) uint8: noisy half ellipses on black, about as much background as a mammogram's crop."""
+    """(batch, height, width) uint8: noisy half ellipses on black, about as much background as a
+    mammogram's crop.
+    """
     y, x = np.mgrid[-1 : 1 : height * 1j, 0 : 1 : width * 1j]
     noise = np.random.default_rng(0).normal(110, 30, (batch, height, width))
     return torch.from_numpy((noise.clip(1, 255) * (x**2 + y**2 < 1)).astype(np.uint8))
@@ -37,7 +39,10 @@ def breasts(batch: int, height: int, width: int) -> torch.Tensor:
 
 def ours(images: torch.Tensor, nth: int) -> torch.Tensor:
     """(B, H, W) uint8 -> (B, 3, H, W) float32 on their device, batch number `nth`."""
-    out = augment(images, draw([(0, "bench", 0, nth, image, 0) for image in range(len(images))], *images.shape[1:]))
+    out = augment(
+        images,
+        draw([(0, "bench", 0, nth, image, 0) for image in range(len(images))], *images.shape[1:]),
+    )
     if images.is_cuda:
         torch.cuda.synchronize()
     return out

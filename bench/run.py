@@ -1,12 +1,14 @@
-"""How fast: ours, what a user would otherwise write, and the machine's limit, in turn, in one Markdown table.
+"""How fast: ours, what a user would otherwise write, and the machine's limit, in turn, in one
+Markdown table.
 
-    python bench/run.py preprocess|augment|train|all|profile [--size full|demo] [--minutes N] [--batch N] [--threads N]
+    python bench/run.py preprocess|augment|train|all|profile [--size full|demo] [--minutes N]
+    [--batch N] [--threads N]
 
-The peers are those of bench/requirements.txt; one that is not installed is named as such. A GPU is used where there is
-one. All ways of a comparison run once a round, forwards and backwards by turns, so that the ratios of a round were
-taken under one load; their median stands in the table, and the range in brackets. On a busy machine the CPU columns
-are the ones to trust, with --threads 1: threads that wait for each other count as busy.
-"""
+The peers are those of bench/requirements.txt; one that is not installed is named as such. A GPU is
+used where there is one. All ways of a comparison run once a round, forwards and backwards by turns,
+so that the ratios of a round were taken under one load; their median stands in the table, and the
+range in brackets. On a busy machine the CPU columns are the ones to trust, with --threads 1:
+threads that wait for each other count as busy."""
 
 import multiprocessing
 import os
@@ -24,6 +26,7 @@ from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import count
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -33,6 +36,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 import typer
 from pydicom.pixels import apply_voi_lut
+from torch.autograd import DeviceType
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
@@ -40,16 +44,21 @@ from torchvision.models import resnet18
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from augment import TORCHVISION, breasts, ours, torchvision
 
-import lumin.train
-from lumin import phantom
-from lumin.augment import normalise
-from lumin.breast import breast_box
-from lumin.doctor import MALLOC
-from lumin.network import Classifier, Stack, choose, driver, network
-from lumin.paper import BATCH, DEMO, PAPER, WEIGHT_DECAY, Recipe
-from lumin.preprocess import Prepared, build_store, decode, encode, preprocess, read_pixels, resize, to_8bit
-from lumin.tasks import BY_NAME
-from lumin.train import Pixels, State, Training, adam, train_epoch
+import lumin.training.train
+from lumin.cmmd import phantom
+from lumin.data.breast import breast_box
+from lumin.data.dicom import read_pixels, to_8bit
+from lumin.data.mammogram import Mammogram
+from lumin.data.store import Prepared, build_store, decode, encode, preprocess, resize
+from lumin.paper.recipe import DEMO, PAPER, Recipe
+from lumin.paper.stated import BATCH, WEIGHT_DECAY
+from lumin.run.doctor import MALLOC
+from lumin.run.machine import choose, driver
+from lumin.training.augment import normalise
+from lumin.training.fold import Fold
+from lumin.training.machine import Stack
+from lumin.training.tasks import BY_NAME, Task
+from lumin.training.train import Pixels, begin, train_epoch
 
 RECIPES = {"full": PAPER, "demo": DEMO}
 TASK = BY_NAME["mlmc"]
@@ -60,11 +69,11 @@ HEADER = "| part | what | ms an image | CPU ms | times the first | CPU times the
 
 
 class Cost(NamedTuple):
-    """Seconds of one call, on the clock and on all cores together; most bytes held by a process, 0: not looked at."""
+    """What one call took."""
 
-    wall: float
-    cpu: float
-    memory: int = 0
+    wall: float  # seconds on the clock
+    cpu: float  # seconds on all cores together
+    memory: int = 0  # most bytes held by a process; 0: not measured
 
 
 class Way(NamedTuple):
@@ -85,11 +94,15 @@ class Way(NamedTuple):
 
 
 def cpu_seconds() -> float:
-    """Of this process and its children; those that live (a DataLoader's workers) are only in /proc."""
+    """Of this process and its children.
+
+    Those that live, such as a DataLoader's workers, are only in /proc.
+    """
     total = time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     for child in multiprocessing.active_children():
         fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
-        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime of proc(5)
+        ticks = int(fields[11]) + int(fields[12])  # utime and stime of proc(5)
+        total += ticks / os.sysconf("SC_CLK_TCK")
     return total
 
 
@@ -103,7 +116,9 @@ def timed(call: Callable[[], object]) -> Cost:
 
 
 def take_turns(ways: Sequence[Way], seconds: float, warm: bool) -> list[list[Cost]]:
-    """Every way once a round, at least one round, until another would take too long -> costs of each way by round."""
+    """Every way once a round, at least one round, until another would take too long -> costs of
+    each way by round.
+    """
     deadline = time.monotonic() + seconds
     for way in ways if warm else ():
         way.run()
@@ -121,18 +136,25 @@ def compare(part: str, ways: Sequence[Way], seconds: float, warm: bool = True) -
     """Ways of doing the same -> a line of the table each."""
     costs = take_turns(ways, seconds, warm)
     for way, found in zip(ways, costs, strict=True):
-        wall, cpu = (statistics.median(getattr(cost, axis) for cost in found) for axis in ("wall", "cpu"))
+        wall = statistics.median(cost.wall for cost in found)
+        cpu = statistics.median(cost.cpu for cost in found)
         cells = ["", "", "", ""]
         if way.images:
             cells = [f"{1e3 * seconds / way.images:.2f}" for seconds in (wall, cpu)]
             cells += [ratios(way, found, ways[0], costs[0], axis) for axis in ("wall", "cpu")]
-        beside = [f"{way.work / wall:.3g} {way.unit}/s, {way.work / cpu:.3g} a CPU second"] if way.work else []
+        beside = (
+            [f"{way.work / wall:.3g} {way.unit}/s, {way.work / cpu:.3g} a CPU second"]
+            if way.work
+            else []
+        )
         beside += [f"{max(cost.memory for cost in found) / 1e6:.0f} MB"] if found[0].memory else []
         yield f"| {part} | {way.name} | {' | '.join(cells)} | {len(found)} | {'; '.join(beside)} |"
 
 
 def ratios(way: Way, costs: Sequence[Cost], first: Way, base: Sequence[Cost], axis: str) -> str:
-    """Costs of a way and of the first one by round -> median and range of how many times as long an image takes."""
+    """Costs of a way and of the first one by round -> median and range of how many times as long an
+    image takes.
+    """
     pairs = zip(costs, base, strict=True)
     each = [getattr(a, axis) / way.images / (getattr(b, axis) / first.images) for a, b in pairs]
     spread = f" ({min(each):.2f}-{max(each):.2f})" if len(each) > 1 and way is not first else ""
@@ -140,13 +162,16 @@ def ratios(way: Way, costs: Sequence[Cost], first: Way, base: Sequence[Cost], ax
 
 
 def together(jobs: int, work: Callable[..., Callable[[], object]], *arguments: object) -> Cost:
-    """`jobs` fresh processes that do the same at the same time -> longest time, all CPU time, most memory of one.
+    """`jobs` fresh processes that do the same at the same time -> longest time, all CPU time, most
+    memory of one.
 
     `work(*arguments)` prepares and returns what is timed, after it ran once to warm up.
     """
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawn, initializer=meet, initargs=(spawn.Barrier(jobs),)) as pool:
-        costs = [each.result() for each in [pool.submit(alone, work, arguments) for _ in range(jobs)]]
+    barrier = (spawn.Barrier(jobs),)
+    with ProcessPoolExecutor(jobs, spawn, initializer=meet, initargs=barrier) as pool:
+        futures = [pool.submit(alone, work, arguments) for _ in range(jobs)]
+        costs = [future.result() for future in futures]
     return Cost(max(c.wall for c in costs), sum(c.cpu for c in costs), max(c.memory for c in costs))
 
 
@@ -219,7 +244,8 @@ def scikit_image(path: Path, height: int, width: int) -> bytes:
 
 def monai(path: Path, height: int, width: int) -> bytes:
     """The same with MONAI's transforms: the box of all that is above 0, markers included."""
-    with warnings.catch_warnings(action="ignore"):  # it misses tags that no mammogram has, at every file
+    # At every file it warns of tags that no mammogram has
+    with warnings.catch_warnings(action="ignore"):
         return Path(monai_transforms(height, width)(path).meta["saved_to"]).read_bytes()
 
 
@@ -229,7 +255,9 @@ def monai_transforms(height: int, width: int) -> Callable[[Path], torch.Tensor]:
 
     return transforms.Compose(
         [
-            transforms.LoadImage(reader="PydicomReader", image_only=True, ensure_channel_first=True),
+            transforms.LoadImage(
+                reader="PydicomReader", image_only=True, ensure_channel_first=True
+            ),
             transforms.ScaleIntensity(0, 255),
             transforms.CropForeground(allow_smaller=True),
             transforms.Resize((width, height), anti_aliasing=True),  # MONAI's first axis is x
@@ -263,25 +291,23 @@ def prepared(path: Path, height: int, width: int) -> Prepared:
 
 
 def to_jpeg(path: Path, height: int, width: int) -> bytes:
-    """Ours as far as the peers go, from the same pieces: no hash, and the JPEG is not decoded again."""
+    """Ours as far as the peers go, from the same pieces: no hash, and the JPEG is not decoded
+    again.
+    """
     stored, header = read_pixels(path)
     image = to_8bit(stored, header)
     top, left, rows, columns = breast_box(image)
     return encode(resize(image[top : top + rows, left : left + columns], height, width))
 
 
-class Image(NamedTuple):
-    """What the store needs to know of a mammogram."""
-
-    image: str
-    patient: str
-    path: Path
-
-
 def storing(folder: Path, paths: Sequence[Path], size: str) -> Callable[[], object]:
     """Files -> a call that makes the whole image store of them in the folder, on one core."""
-    images = [Image(f"1.{nth}", "", path) for nth, path in enumerate(paths)]
-    return lambda: build_store(images, folder, RECIPES[size], 1, lambda done, total: None)
+    labels = {"age": "58", "calcification": 0, "mass": 1, "malignant": 0}
+    labels |= {"subtype": "", "luminal": None}
+    mammograms = []
+    for nth, path in enumerate(paths):
+        mammograms.append(Mammogram(f"1.{nth}", "D1-0001", "L", "CC", path=path, **labels))
+    return lambda: build_store(mammograms, folder, RECIPES[size], 1, lambda done, total: None)
 
 
 def bits(path: Path) -> int:
@@ -294,11 +320,16 @@ def checked(name: str, call: Callable, path: Path, shape: tuple[int, int]) -> Ca
     made = call(path, *shape)
     found = decode(made if isinstance(made, bytes) else made.file)
     if found.shape != shape or found.max() < 100:
-        raise SystemExit(f"{name} made a JPEG of {found.shape}, brightest {found.max()}, of {path}: not comparable.")
+        raise SystemExit(
+            f"{name} made a JPEG of {found.shape}, brightest {found.max()}, of {path}: not"
+            " comparable."
+        )
     return call
 
 
-def bench_preprocess(size: str, batch: int, seconds: float, stack: Stack, folder: Path) -> Iterator[str]:
+def bench_preprocess(
+    size: str, batch: int, seconds: float, stack: Stack, folder: Path
+) -> Iterator[str]:
     """Preprocessing of a slice of the synthetic cohort, files in the page cache."""
     data = Path(tempfile.gettempdir()) / f"lumin-bench-{size}"
     phantom.write(data, size, 0, patients=3)
@@ -322,8 +353,13 @@ def bench_preprocess(size: str, batch: int, seconds: float, stack: Stack, folder
     assert to_jpeg(paths[0], *shape) == prepared(paths[0], *shape).file
     ways = {name: checked(name, call, paths[0], shape) for name, call in ways.items()}
     n, pictures = len(paths), [prepared(path, *shape).pixels for path in paths]
-    turns = [Way(name, partial(timed, lambda c=c: [c(p, *shape) for p in paths]), n) for name, c in ways.items()]
-    turns.append(Way("limit: read, JPEG", partial(timed, lambda: list(map(floor, paths, pictures))), n))
+    turns = [
+        Way(name, partial(timed, lambda c=c: [c(p, *shape) for p in paths]), n)
+        for name, c in ways.items()
+    ]
+    turns.append(
+        Way("limit: read, JPEG", partial(timed, lambda: list(map(floor, paths, pictures))), n)
+    )
     yield from compare("preprocess", turns, 0.6 * seconds)
     many = paths * 8
     ways = [
@@ -331,7 +367,10 @@ def bench_preprocess(size: str, batch: int, seconds: float, stack: Stack, folder
         for jobs, name in ((1, "1 process"), (2, "2 processes"))
     ]
     yield from compare("preprocess", ways, 0.1 * seconds, warm=False)
-    ways = [Way(f"store of {n * k}", partial(together, 1, storing, folder, paths * k, size), n * k) for k in (4, 8, 16)]
+    ways = [
+        Way(f"store of {n * k}", partial(together, 1, storing, folder, paths * k, size), n * k)
+        for k in (4, 8, 16)
+    ]
     yield from compare("preprocess", ways, 0.3 * seconds, warm=False)
 
 
@@ -355,27 +394,48 @@ def loader(images: torch.Tensor, targets: torch.Tensor, batch: int) -> DataLoade
     """Workers stay between the rounds, asleep: each round ends with an epoch."""
     pin = torch.cuda.is_available()
     data = Augmented(images, targets)
-    return DataLoader(data, batch, shuffle=True, num_workers=WORKERS, persistent_workers=True, pin_memory=pin)
+    return DataLoader(
+        data, batch, shuffle=True, num_workers=WORKERS, persistent_workers=True, pin_memory=pin
+    )
 
 
-def bench_augment(size: str, batch: int, seconds: float, stack: Stack, folder: Path) -> Iterator[str]:
-    """uint8 images to augmented float32 batches; the torchvision way from the same images in memory."""
+def bench_augment(
+    size: str, batch: int, seconds: float, stack: Stack, folder: Path
+) -> Iterator[str]:
+    """uint8 images to augmented float32 batches; the torchvision way from the same images in
+    memory.
+    """
     torch.set_num_threads(1)
     for name, recipe in (("full", PAPER), ("demo", DEMO)) if size == "full" else (("demo", DEMO),):
         batches = 4 if name == "full" or stack.device == "cpu" else 16
         images = breasts(batch, recipe.height, recipe.width)
         at_home, many = images.to(stack.device), images.repeat(batches, 1, 1)
-        stock, nth = loader(many, torch.zeros(len(many)), batch), count()  # other draws in every round
+        stock = loader(many, torch.zeros(len(many)), batch)
+        nth = count()  # other draws in every round
 
-        def each(way: Callable, where: torch.Tensor, nth: Iterator[int] = nth, batches: int = batches) -> None:
+        def each(
+            way: Callable, where: torch.Tensor, nth: Iterator[int] = nth, batches: int = batches
+        ) -> None:
             for _ in range(batches):
                 way(where, next(nth))
 
         ways = [
             Way("ours", partial(timed, partial(each, ours, at_home)), len(many)),
-            Way("torchvision v2, by image", partial(timed, partial(each, torchvision, images)), len(many)),
-            Way(f"the same, DataLoader, {WORKERS} workers", partial(timed, partial(list, stock)), len(many)),
-            Way("limit: to float32, normalised", partial(timed, partial(each, scaled, at_home)), len(many)),
+            Way(
+                "torchvision v2, by image",
+                partial(timed, partial(each, torchvision, images)),
+                len(many),
+            ),
+            Way(
+                f"the same, DataLoader, {WORKERS} workers",
+                partial(timed, partial(list, stock)),
+                len(many),
+            ),
+            Way(
+                "limit: to float32, normalised",
+                partial(timed, partial(each, scaled, at_home)),
+                len(many),
+            ),
         ]
         yield from compare(f"augment, {recipe.height} x {recipe.width}", ways, seconds / 2)
 
@@ -390,7 +450,8 @@ def scaled(images: torch.Tensor, nth: int) -> torch.Tensor:
 def flops(height: int, width: int) -> float:
     """Image size -> floating-point operations of an image's training step, forward and backward."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        Classifier(len(TASK.outputs))(torch.empty(1, 3, height, width)).sum().backward()
+        model = resnet18(num_classes=len(TASK.outputs))
+        model(torch.empty(1, 3, height, width)).sum().backward()
     return counter.get_total_flops()
 
 
@@ -400,49 +461,72 @@ def free() -> None:
     torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = True
 
 
-def epoch(folder: Path, size: str, stack: Stack, batch: int, steps: int, settled: bool = True) -> Callable[[], None]:
-    """Ours: a call that trains an epoch of `steps` batches, augmented. Not settled: not deterministic."""
-    lumin.train.BATCH = batch  # the paper's 16, or less where memory is short
-    store = folder / f"{size}{steps}.{os.getpid()}.npy"
-    recipe, n = RECIPES[size], steps * batch
-    np.save(store, breasts(batch, recipe.height, recipe.width).repeat(steps, 1, 1).numpy())
-    rows, targets = np.arange(n), np.random.default_rng(0).integers(0, 2, (n, len(TASK.outputs))).astype(np.float32)
-    names, nobody = [f"1.{row}" for row in rows], rows[:0]
-    training = Training(
-        folder, TASK, 0, 0, 1, stack, store, names, targets, rows, nobody, nobody, names, None, "random", {}
+def random_fold(task: Task, images: int) -> Fold:
+    """A fold that trains on all of so many images, whose labels are drawn at random."""
+    rows = np.arange(images)
+    labels = np.random.default_rng(0).integers(0, 2, (images, len(task.outputs)))
+    return Fold(
+        task=task,
+        number=0,
+        seed=0,
+        epochs=1,
+        columns=[f"1.{row}," for row in rows],
+        targets=labels.astype(np.float32),
+        train=rows,
+        validation=rows[:0],
+        test=rows[:0],
     )
+
+
+def epoch(
+    folder: Path, size: str, stack: Stack, batch: int, steps: int, settled: bool = True
+) -> Callable[[], None]:
+    """Ours: a call that trains an epoch of `steps` batches, augmented. Not settled: not
+    deterministic.
+    """
+    lumin.training.train.BATCH = batch  # the paper's 16, or less where memory is short
+    store = folder / f"{size}{steps}.{os.getpid()}.npy"
+    recipe, images = RECIPES[size], steps * batch
+    np.save(store, breasts(batch, recipe.height, recipe.width).repeat(steps, 1, 1).numpy())
+    fold = random_fold(TASK, images)
     pixels = Pixels(store, stack.settle())
-    model = network(TASK, None, training.key, stack.precision).to(pixels.device)
-    optimiser, state = adam(model, TASK.learning_rate), State()
+    state = begin(fold, None, stack.precision, pixels.device)
 
     def one() -> None:
         stack.settle()
         if not settled:
             free()
-        state.step, state.loss = 0, torch.zeros((), dtype=torch.float64, device=pixels.device)
-        train_epoch(training, pixels, model, optimiser, state, lambda: None)
+        state.step, state.loss = 0, torch.zeros_like(state.loss)
+        train_epoch(fold, pixels, state, lambda: None)
         state.history.append({"best": False})  # the next epoch draws anew
 
     return one
 
 
-def stock_epoch(size: str, stack: Stack, batch: int, steps: int) -> Callable[[], None]:
-    """torchvision's reference loop: NCHW, float32 (TF32 convolutions on a GPU), transforms in a DataLoader's workers.
+def stock_epoch(
+    size: str, stack: Stack, batch: int, steps: int, amp: bool = False
+) -> Callable[[], None]:
+    """torchvision's reference loop: NCHW, float32 (TF32 convolutions on a GPU), transforms in a
+    DataLoader's workers.
 
-    Its images are in memory already: the reference would decode JPEGs besides.
+    With `amp` as a careful user would tune it: channels_last, and autocast to bfloat16. Its images
+    are in memory already: the reference would decode JPEGs besides.
     """
     recipe, device = RECIPES[size], torch.device(stack.device)
     images = breasts(batch, recipe.height, recipe.width).repeat(steps, 1, 1)
     batches = loader(images, torch.randint(0, 2, (len(images), len(TASK.outputs))).float(), batch)
-    model = resnet18(num_classes=len(TASK.outputs)).to(device).train()
+    layout = torch.channels_last if amp else torch.contiguous_format
+    model = resnet18(num_classes=len(TASK.outputs)).to(device, memory_format=layout).train()
     optimiser = torch.optim.Adam(model.parameters(), TASK.learning_rate, weight_decay=WEIGHT_DECAY)
 
     def one() -> None:
         free()
         torch.set_num_threads(stack.threads)
         for pictures, wanted in batches:
-            pictures, wanted = pictures.to(device, non_blocking=True), wanted.to(device, non_blocking=True)
-            value = F.binary_cross_entropy_with_logits(model(pictures), wanted)
+            pictures = pictures.to(device, non_blocking=True, memory_format=layout)
+            wanted = wanted.to(device, non_blocking=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                value = F.binary_cross_entropy_with_logits(model(pictures), wanted)
             optimiser.zero_grad()
             value.backward()
             optimiser.step()
@@ -474,13 +558,18 @@ def copy(stack: Stack) -> tuple[Callable[[], object], float]:
 
 
 def room(size: str, batch: int) -> None:
-    """Stop before the machine runs out of memory: ours and the stock loop's stay with the process."""
-    needed = 1.0 * batch * RECIPES[size].height * RECIPES[size].width / (PAPER.height * PAPER.width)  # GB, as seen
+    """Stop before the machine runs out of memory: ours and the stock loop's stay with the
+    process.
+    """
+    needed = (
+        1.0 * batch * RECIPES[size].height * RECIPES[size].width / (PAPER.height * PAPER.width)
+    )  # GB, as seen
     there = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) / 1e6
     if not torch.cuda.is_available() and needed > there:
         raise SystemExit(
-            f"Training at {size} size in batches of {batch} needs about {needed:.0f} GB of memory; "
-            f"{there:.0f} GB are free. Type --batch {max(1, int(batch * there / needed / 2))}, or --size demo."
+            f"Training at {size} size in batches of {batch} needs about {needed:.0f} GB of memory;"
+            f" {there:.0f} GB are free. Use --batch {max(1, int(batch * there / needed / 2))}, or"
+            " --size demo."
         )
 
 
@@ -494,53 +583,103 @@ def bench_train(size: str, batch: int, seconds: float, stack: Stack, folder: Pat
     # First, since this process will not give back what the comparison takes
     one = Stack(stack.device, stack.precision, 1)
     ways = [
-        Way(f"{n * k} images, 1 thread", partial(together, 1, epoch, folder, size, one, batch, steps * k), n * k)
+        Way(
+            f"{n * k} images, 1 thread",
+            partial(together, 1, epoch, folder, size, one, batch, steps * k),
+            n * k,
+        )
         for k in (1, 2, 4)
     ]
     yield from compare(part, ways, 0.2 * seconds, warm=False)
     ways = [
-        Way(f"{jobs} jobs, 1 thread each", partial(together, jobs, epoch, folder, size, one, batch, steps), jobs * n)
+        Way(
+            f"{jobs} jobs, 1 thread each",
+            partial(together, jobs, epoch, folder, size, one, batch, steps),
+            jobs * n,
+        )
         for jobs in (1, 2)
     ]
     yield from compare(part, ways, 0.15 * seconds, warm=False)
     if not gpu:
         ways = [
-            Way("ours, as documented", partial(environed, True, epoch, folder, size, one, batch, steps), n),
-            Way("stock loop, as it is", partial(environed, False, stock_epoch, size, one, batch, steps), n),
+            Way(
+                "ours, as documented",
+                partial(environed, True, epoch, folder, size, one, batch, steps),
+                n,
+            ),
+            Way(
+                "stock loop, as it is",
+                partial(environed, False, stock_epoch, size, one, batch, steps),
+                n,
+            ),
         ]
         yield from compare(part, ways, 0.3 * seconds, warm=False)
     calls = {f"ours, {stack.precision}": epoch(folder, size, stack, batch, steps)}
     if gpu:
         bf16 = Stack(stack.device, "bf16", stack.threads)
         calls["ours, bf16"] = epoch(folder, size, bf16, batch, steps)
-        calls["ours, bf16, not deterministic"] = epoch(folder, size, bf16, batch, steps, settled=False)
+        calls["ours, bf16, not deterministic"] = epoch(
+            folder, size, bf16, batch, steps, settled=False
+        )
     calls[f"stock loop, {WORKERS} workers"] = stock_epoch(size, stack, batch, steps)
     ways = [Way(name, partial(timed, call), n, n * each, "GFLOP") for name, call in calls.items()]
     for precision in ("bf16", "tf32" if gpu else "fp32"):
         call, work = product(precision, stack)
-        ways.append(Way(f"limit: matrix product, {precision}", partial(timed, call), work / each, work, "GFLOP"))
+        ways.append(
+            Way(
+                f"limit: matrix product, {precision}",
+                partial(timed, call),
+                work / each,
+                work,
+                "GFLOP",
+            )
+        )
     call, work = copy(stack)
     ways.append(Way("limit: memory copy", partial(timed, call), 0, work, "GB"))
     yield from compare(part, ways, 0.35 * seconds)
 
 
-def bench_profile(size: str, batch: int, seconds: float, stack: Stack, folder: Path) -> Iterator[str]:
-    """Where a step's time goes: PyTorch's operations by their own share of it, and the rate of the convolutions."""
+def bench_profile(
+    size: str, batch: int, seconds: float, stack: Stack, folder: Path
+) -> Iterator[str]:
+    """Where a step's time goes: PyTorch's operations by their own share of it, and the rate of the
+    convolutions.
+    """
     one = epoch(folder, size, stack, batch, 1)
     one()
     with torch.profiler.profile() as profile:
         one()
-    axis = "self_device_time_total" if stack.device != "cpu" else "self_cpu_time_total"
-    events = sorted(profile.key_averages(), key=lambda event: -getattr(event, axis))
-    total = sum(getattr(event, axis) for event in events)
-    convolved = sum(getattr(event, axis) for event in events if "conv" in event.key)
-    rate = 1e-9 * batch * flops(RECIPES[size].height, RECIPES[size].width) / (1e-6 * convolved) if convolved else 0
+    events = spent(profile, stack)
+    total = sum(microseconds for _, microseconds, _ in events)
+    convolved = sum(microseconds for name, microseconds, _ in events if "conv" in name)
+    rate = (
+        1e-9 * batch * flops(RECIPES[size].height, RECIPES[size].width) / (1e-6 * convolved)
+        if convolved
+        else 0
+    )
     yield "| operation | share | ms | calls |"
     yield "|---|---|---|---|"
-    for event in events[:12]:
-        spent = getattr(event, axis)
-        yield f"| {event.key} | {100 * spent / total:.1f} % | {1e-3 * spent:.1f} | {event.count} |"
-    yield f"| convolutions together | {100 * convolved / total:.1f} % | {1e-3 * convolved:.1f} | {rate:.0f} GFLOP/s |"
+    for name, microseconds, calls in events[:12]:
+        share = 100 * microseconds / total
+        yield f"| {name} | {share:.1f} % | {1e-3 * microseconds:.1f} | {calls} |"
+    yield (
+        f"| convolutions together | {100 * convolved / total:.1f} % | {1e-3 * convolved:.1f} |"
+        f" {rate:.0f} GFLOP/s |"
+    )
+
+
+def spent(profile: torch.profiler.profile, stack: Stack) -> list[tuple[str, float, int]]:
+    """A profile -> name, microseconds and calls of each operation, the longest first.
+
+    The time is that of its own kernels on a GPU. The kernels' own entries are left out, since they
+    would count it again.
+    """
+    axis = "self_device_time_total" if stack.device != "cpu" else "self_cpu_time_total"
+    events = []
+    for event in profile.key_averages():
+        if event.device_type == DeviceType.CPU:
+            events.append((event.key, getattr(event, axis), event.count))
+    return sorted(events, key=itemgetter(1), reverse=True)
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -549,15 +688,26 @@ def bench_profile(size: str, batch: int, seconds: float, stack: Stack, folder: P
 def machine(stack: Stack) -> str:
     """On what, with what, when: one line."""
     model = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
     ]
-    gpu = f"{torch.cuda.get_device_name()}, driver {driver()}" if stack.device != "cpu" else "no GPU: not yet measured"
-    malloc = "set" if all(os.environ.get(name) == value for name, value in MALLOC.items()) else "not set"
-    packages = ", ".join(f"{name} {installed(name)}" for name in ("torch", "torchvision", "pydicom", "pillow", *PEERS))
+    gpu = (
+        f"{torch.cuda.get_device_name()}, driver {driver()}"
+        if stack.device != "cpu"
+        else "no GPU: not yet measured"
+    )
+    malloc = (
+        "set" if all(os.environ.get(name) == value for name, value in MALLOC.items()) else "not set"
+    )
+    packages = ", ".join(
+        f"{name} {installed(name)}"
+        for name in ("torch", "torchvision", "pydicom", "pillow", *PEERS)
+    )
     return (
-        f"{date.today()}; {model[0] if model else platform.processor()}, {os.cpu_count()} cores, "
-        f"{torch.backends.cpu.get_cpu_capability()}; {gpu}; {stack.precision}, {stack.threads} threads; "
-        f"malloc settings {malloc}; Python {platform.python_version()}, {packages}."
+        f"{date.today()}; {model[0] if model else platform.processor()}, {os.cpu_count()} cores,"
+        f" {torch.backends.cpu.get_cpu_capability()}; {gpu}; {stack.precision}, {stack.threads}"
+        f" threads; malloc settings {malloc}; Python {platform.python_version()}, {packages}."
     )
 
 
@@ -574,16 +724,25 @@ def load() -> str:
 
 def main(
     part: Literal["preprocess", "augment", "train", "all", "profile"],
-    size: Annotated[Literal["full", "demo"], typer.Option(help="Of the paper, or of the demo.")] = "full",
+    size: Annotated[
+        Literal["full", "demo"], typer.Option(help="Of the paper, or of the demo.")
+    ] = "full",
     minutes: Annotated[float, typer.Option(help="About as long, but one round at least.")] = 9,
-    batch: Annotated[int, typer.Option(help="Images a step; less than the paper's 16 where memory is short.")] = BATCH,
+    batch: Annotated[
+        int, typer.Option(help="Images a step; less than the paper's 16 where memory is short.")
+    ] = BATCH,
     threads: Annotated[int | None, typer.Option(help="Of a training on the CPU.")] = None,
 ) -> None:
     """Print one Markdown table."""
     stack = choose("auto", "auto", threads)
     print(f"{machine(stack)}\n\nBefore: {load()}.\n", flush=True)
     shares = {"preprocess": 0.2, "augment": 0.2, "train": 0.6} if part == "all" else {part: 1.0}
-    runs = {"preprocess": bench_preprocess, "augment": bench_augment, "train": bench_train, "profile": bench_profile}
+    runs = {
+        "preprocess": bench_preprocess,
+        "augment": bench_augment,
+        "train": bench_train,
+        "profile": bench_profile,
+    }
     if part != "profile":
         print(f"{HEADER}\n|{'---|' * (HEADER.count('|') - 1)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="lumin-bench-") as folder:

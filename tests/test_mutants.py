@@ -11,7 +11,7 @@ TESTS = Path(__file__).parent
 PROMISES = [
     [re.findall("`([^`]+)`", cell) for cell in line.split(" | ")]
     for line in (TESTS / "PROMISES.md").read_text().splitlines()
-    if line.startswith("| ") and "`test_" in line
+    if line.startswith("| ") and "::test_" in line
 ]
 
 

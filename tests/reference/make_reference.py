@@ -22,19 +22,22 @@ from scipy.stats import t as student_t
 from sklearn import metrics
 from statsmodels.stats.multitest import multipletests
 
-# 43 patients with ovarian cancer: albumin, total protein, K-G score, and the outcome; 0 is the event.
+# 43 patients with ovarian cancer: albumin, total protein, K-G score, and the outcome; 0 is the
+# event.
 # DeLong et al. 1988, as in SAS/STAT User's Guide, PROC LOGISTIC, "Comparing ROC Curves".
 OVARIAN = """
-3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1
-3.8 5.7 5 1  3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0
-2.3 4.4 6 1  4.2 7.6 4 0  4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1  3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1
-3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1  4.3 6.5 4 1  3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0
-3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1  2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1
-3.3 5.7 6 1  3.7 6.9 5 1  3.6 6.6 5 1
+3.0 5.8 10 0 3.2 6.3 5 1 3.9 6.8 3 1 2.8 4.8 6 0 3.2 5.8 3 1 0.9 4.0 5 0 2.5 5.7 8 0 1.6 5.6 5 1
+3.8 5.7 5 1 3.7 6.7 6 1 3.2 5.4 4 1 3.8 6.6 6 1 4.1 6.6 5 1 3.6 5.7 5 1 4.3 7.0 4 1 3.6 6.7 4 0
+2.3 4.4 6 1 4.2 7.6 4 0 4.0 6.6 6 0 3.5 5.8 6 1 3.8 6.8 7 1 3.0 4.7 8 0 4.5 7.4 5 1 3.7 7.4 5 1
+3.1 6.6 6 1 4.1 8.2 6 1 4.3 7.0 5 1 4.3 6.5 4 1 3.2 5.1 5 1 2.6 4.7 6 1 3.3 6.8 6 0 1.7 4.0 7 0
+3.7 6.1 5 1 3.3 6.3 7 1 4.2 7.7 6 1 3.5 6.2 5 1 2.9 5.7 9 0 2.1 4.8 7 1 2.8 6.2 8 0 4.0 7.0 7 1
+3.3 5.7 6 1 3.7 6.9 5 1 3.6 6.6 5 1
 """
 
-# 113 patients with subarachnoid haemorrhage (Turck et al., Intensive Care Med. 36:107-115, 2010), the
-# example of the R package pROC: 1 for a poor outcome; the WFNS grade; twice the midranks of S100b and NDKA.
+# 113 patients with subarachnoid haemorrhage (Turck et al., Intensive Care Med. 36:107-115, 2010),
+# the
+# example of the R package pROC: 1 for a poor outcome; the WFNS grade; twice the midranks of S100b
+# and NDKA.
 OUTCOME = """
 00001101001011001011101000000000100110110000000001100010001010011101101
 111000110100000010000000000001111110001000
@@ -44,16 +47,18 @@ WFNS = """
 414121421232421451154221113125225552445111
 """
 S100B = """
-106 116 80 8 106 80 191 133 142 80 100 80 183 213 8 48 198 8 32 169 63 63 32 94 32 139 32 94 106 145 16 133
-178 116 172 174 195 63 224 154 201 188 133 32 180 186 94 48 63 222 204 48 21 106 226 80 116 125 32 21 218 16
-63 162 2 63 8 150 210 63 158 213 48 156 48 133 63 106 80 48 94 169 94 160 32 80 165 148 32 16 152 176 80 125
-48 116 80 32 8 145 206 116 208 165 220 216 125 191 139 183 125 201 195
+106 116 80 8 106 80 191 133 142 80 100 80 183 213 8 48 198 8 32 169 63 63 32 94 32 139 32 94 106
+145 16 133 178 116 172 174 195 63 224 154 201 188 133 32 180 186 94 48 63 222 204 48 21 106 226 80
+116 125 32 21 218 16 63 162 2 63 8 150 210 63 158 213 48 156 48 133 63 106 80 48 94 169 94 160 32
+80 165 148 32 16 152 176 80 125 48 116 80 32 8 145 206 116 208 165 220 216 125 191 139 183 125 201
+195
 """
 NDKA = """
-2 54 46 88 172 126 16 138 159 18 164 174 10 56 140 180 102 166 202 218 204 216 208 64 20 116 26 22 224 128 74
-76 80 176 8 150 188 44 34 50 28 69 136 42 154 210 36 32 120 144 4 61 38 134 226 198 190 82 182 110 86 220 24
-100 114 146 168 194 131 72 186 48 222 159 90 94 156 12 69 6 184 170 124 61 98 178 96 14 112 40 78 92 200 52
-118 131 212 106 122 58 66 206 108 152 214 104 196 84 148 162 192 30 142
+2 54 46 88 172 126 16 138 159 18 164 174 10 56 140 180 102 166 202 218 204 216 208 64 20 116 26 22
+224 128 74 76 80 176 8 150 188 44 34 50 28 69 136 42 154 210 36 32 120 144 4 61 38 134 226 198 190
+82 182 110 86 220 24 100 114 146 168 194 131 72 186 48 222 159 90 94 156 12 69 6 184 170 124 61 98
+178 96 14 112 40 78 92 200 52 118 131 212 106 122 58 66 206 108 152 214 104 196 84 148 162 192 30
+142
 """
 
 
@@ -61,8 +66,13 @@ def published() -> dict:
     """Data and the figures printed with them, in the digits in which they are printed."""
     albumin, protein, score, outcome = np.array(OVARIAN.split(), float).reshape(-1, 4).T
     ovarian = {
-        "source": "DeLong, DeLong, Clarke-Pearson 1988, data and output in SAS/STAT User's Guide, PROC LOGISTIC",
-        "labels": (1 - outcome).astype(int).tolist(),  # a high score and low albumin and protein speak for it
+        "source": (
+            "DeLong, DeLong, Clarke-Pearson 1988, data and output in SAS/STAT User's Guide, PROC"
+            " LOGISTIC"
+        ),
+        "labels": (
+            (1 - outcome).astype(int).tolist()
+        ),  # a high score and low albumin and protein speak for it
         "scores": [(-albumin).tolist(), score.tolist(), (-protein).tolist()],
         "auc": [0.7366, 0.7258, 0.6478],
         "standard_error": [0.0927, 0.1028, 0.1000],
@@ -95,12 +105,19 @@ def published() -> dict:
 
 
 def cohort() -> dict:
-    """40 patients of 1 to 4 images, some with images of both classes; scores of two digits, so with ties."""
+    """40 patients of 1 to 4 images, some with images of both classes; scores of two digits, so with
+    ties.
+    """
     generator = np.random.default_rng(20230418)
     patients = np.repeat(np.arange(40), generator.integers(1, 5, 40))
-    labels = np.where(generator.random(patients.size) < 0.2, 0, (generator.random(40) < 0.6)[patients])
+    labels = np.where(
+        generator.random(patients.size) < 0.2, 0, (generator.random(40) < 0.6)[patients]
+    )
     shared = generator.normal(size=40)[patients] + generator.normal(size=patients.size) + labels
-    a, b = (1 / (1 + np.exp(-shared - generator.normal(size=patients.size) - i * labels)) for i in (0, 0.4))
+    a, b = (
+        1 / (1 + np.exp(-shared - generator.normal(size=patients.size) - i * labels))
+        for i in (0, 0.4)
+    )
     return {
         "patients": [f"D1-{i:04}" for i in patients],
         "labels": labels.astype(int).tolist(),
@@ -121,13 +138,21 @@ def libraries(data: dict) -> dict:
     return {
         "f1": metrics.f1_score(labels, predicted),
         "macro_f1": metrics.f1_score(labels, predicted, average="macro"),
-        "weighted_f1": [metrics.f1_score(labels, predicted, sample_weight=w) for w in data["weights"]],
+        "weighted_f1": [
+            metrics.f1_score(labels, predicted, sample_weight=w) for w in data["weights"]
+        ],
         "weighted_macro_f1": [
-            metrics.f1_score(labels, predicted, average="macro", sample_weight=w) for w in data["weights"]
+            metrics.f1_score(labels, predicted, average="macro", sample_weight=w)
+            for w in data["weights"]
         ],
         "auc": metrics.roc_auc_score(labels, a),
-        "mann_whitney": mannwhitneyu(a[labels == 1], a[labels == 0]).statistic / (labels.sum() * (1 - labels).sum()),
-        "weighted_auc": [metrics.roc_auc_score(labels, a, sample_weight=w) for w in data["weights"]],
+        "mann_whitney": (
+            mannwhitneyu(a[labels == 1], a[labels == 0]).statistic
+            / (labels.sum() * (1 - labels).sum())
+        ),
+        "weighted_auc": [
+            metrics.roc_auc_score(labels, a, sample_weight=w) for w in data["weights"]
+        ],
         "operating": {
             "sensitivity": metrics.recall_score(labels, predicted),
             "specificity": metrics.recall_score(labels, predicted, pos_label=0),
@@ -168,7 +193,9 @@ def clustered_covariance(patients: list, labels: list, scores: list[list]) -> li
     with_well = len({patients[j] for j in well})
 
     def deviation(components: dict, k: int, patient: str) -> Fraction:
-        return sum((components[i] - area[k] for i in components if patients[i] == patient), Fraction(0))
+        return sum(
+            (components[i] - area[k] for i in components if patients[i] == patient), Fraction(0)
+        )
 
     def entry(r: int, s: int) -> float:
         s10 = sum(deviation(ten[r], r, p) * deviation(ten[s], s, p) for p in everyone)
@@ -186,7 +213,10 @@ def clustered_covariance(patients: list, labels: list, scores: list[list]) -> li
 def flips(differences: list[float]) -> float:
     """Share of all sign patterns whose mean is at least as far from 0."""
     observed = abs(sum(differences))
-    sums = [abs(sum(s * d for s, d in zip(p, differences, strict=True))) for p in itertools.product((1, -1), repeat=5)]
+    sums = [
+        abs(sum(s * d for s, d in zip(p, differences, strict=True)))
+        for p in itertools.product((1, -1), repeat=5)
+    ]
     return sum(value >= observed - 1e-12 for value in sums) / len(sums)
 
 
@@ -212,12 +242,18 @@ def swaps(data: dict, patients: int, statistic) -> float:
 def brute_force(data: dict) -> dict:
     """The definitions, written out."""
     return {
-        "clustered_covariance": clustered_covariance(data["patients"], data["labels"], [data["a"], data["b"]]),
+        "clustered_covariance": clustered_covariance(
+            data["patients"], data["labels"], [data["a"], data["b"]]
+        ),
         "sign_flip": flips([0.02, 0.05, 0.01, -0.01, 0.06]),
         "swapped_patients": 9,
         "swap_auc": swaps(data, 9, metrics.roc_auc_score),
         "swap_macro_f1": swaps(
-            data, 9, lambda y, s: metrics.f1_score(y, [int(v > 0.5) for v in s], average="macro", zero_division=0)
+            data,
+            9,
+            lambda y, s: metrics.f1_score(
+                y, [int(v > 0.5) for v in s], average="macro", zero_division=0
+            ),
         ),
     }
 

@@ -1,0 +1,189 @@
+"""Many studies beside one: the same with other seeds, and with one choice changed."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from lumin.beyond import pictures, sensitivity
+from lumin.data.mammogram import read_cohort_csv
+from lumin.errors import UserError
+from lumin.evaluation.markdown import Document
+from lumin.paper.published import TABLES
+from lumin.paper.silences import (
+    ALTERNATIVES,
+    COMPARED,
+    OF_READING,
+    OF_RECIPE,
+    OF_STACK,
+    Alternative,
+)
+from lumin.paper.stated import FOLDS
+from lumin.run import manifest, stages
+from lumin.run.learn import announcement, learn
+from lumin.run.make import Stage, remake
+from lumin.run.prepare import IMAGE_CHOICES, prepare
+from lumin.run.study import Study
+from lumin.training.tasks import TASKS
+
+EVERY_FOLD = list(product(COMPARED, range(FOLDS)))
+
+
+def write(study: Study, name: str, table: Document) -> str:
+    """replication or sensitivity: write its table and its figure -> the table's Markdown."""
+    draw = {"replication": pictures.replication, "sensitivity": pictures.sensitivity}[name]
+    files = {f"tables/{name}.md": table.markdown, f"tables/{name}.json": table.json}
+    files |= draw(json.loads(table.json))
+    # Made from other folders too, so never taken for up to date
+    remake(study.out, Stage(name, (), {}, lambda: files, ("matplotlib",), part="unverified"))
+    return table.markdown
+
+
+# ---- seeds ---------------------------------------------------------------------------------------
+
+
+def replicate(base: Study, seeds: Sequence[int]) -> list[Study]:
+    """The whole paper once per seed, in OUT/seed<k> -> the studies, finished."""
+    if not base.demo:  # the demo has another cohort for each seed
+        with manifest.claim_folder(base.out, patience=stages.WAIT):
+            prepare(base)
+    studies = [seeded(base, seed) for seed in seeds]
+    for study in studies:
+        stages.images_and_split(study)
+    learn(studies, [task.name for task in TASKS])
+    for study, name in product(studies, TABLES):
+        stages.tabulate(study, name)
+    return studies
+
+
+def seeded(base: Study, seed: int) -> Study:
+    """A study -> the same with another seed, in a folder of its own."""
+    study = replace(base, out=base.out / f"seed{seed}", seed=seed)
+    if base.demo:
+        return replace(study, data=study.out / "phantom")
+    return share_images(study, base.out)
+
+
+# ---- choices -------------------------------------------------------------------------------------
+
+
+def vary(base: Study, alternatives: Sequence[Alternative]) -> None:
+    """The luminal comparison as it is in OUT, and with one choice changed in OUT/sensitivity/NAME.
+
+    Images and trainings that a choice does not touch are those of OUT.
+    """
+    if base.alternative:
+        raise UserError(f"{base.out} has a choice changed itself. Name the folder it came from.")
+    stages.images_and_split(base)
+    wanted = [alternative for alternative in alternatives if needs_training(base, alternative)]
+    for alternative in alternatives:
+        if alternative.of == OF_STACK and alternative not in wanted:
+            base.screen.say(
+                f"{alternative.name}: left out, since {base.out} computes in "
+                f"{base.stack.precision} anyway."
+            )
+    todo = stages.trainings(base, EVERY_FOLD)
+    for alternative in wanted:
+        touched = sensitivity.retrained_tasks(alternative)
+        todo += [one for one in todo[: len(EVERY_FOLD)] if one.fold.task.name in touched]
+    base.screen.say(f"From scratch: {announcement(base, todo)}")
+    learn([base], COMPARED)
+    studies = [begin_alternative(base, alternative) for alternative in wanted]
+    for study in studies:
+        stages.images_and_split(study)
+        share_trainings(study, base.out)
+    learn([base, *studies], COMPARED)
+    for study in (base, *studies):
+        stages.tabulate(study, "table2b")
+
+
+def needs_training(base: Study, alternative: Alternative) -> bool:
+    """False where only the evaluation differs, or nothing would change here."""
+    if alternative.of == OF_READING:
+        return False
+    return alternative.changes.get("precision") != base.stack.precision
+
+
+def compared(base: Study) -> Document:
+    """The table of all alternatives that are finished; those that only read are where OUT is."""
+    mammograms, _ = read_cohort_csv(base.out / "cohort.csv")
+    folders = {}
+    for name, (_, alternative) in ALTERNATIVES.items():
+        if alternative.of == OF_READING:
+            folders[name] = base.out
+        elif finished(base, alternative):
+            folders[name] = folder(base.out, alternative)
+    return sensitivity.sensitivity(base.out, folders, mammograms, stages.provenance(base))
+
+
+def finished(base: Study, alternative: Alternative) -> bool:
+    """Are all its trainings there, with its settings, and as they would be made from here?"""
+    study = alternative_study(base, alternative)
+    found = manifest.read(study.out)
+    same = all(found["settings"].get(name) == value for name, value in study.settings.items())
+    if not (needs_training(base, alternative) and same and "split" in found["stages"]):
+        return False
+    return not stages.lacking(study, EVERY_FOLD)
+
+
+def begin_alternative(base: Study, alternative: Alternative) -> Study:
+    """Its study, with the images of `base` linked into its folder unless it changes them.
+
+    Raises UserError where the folder was begun with other settings.
+    """
+    study = alternative_study(base, alternative)
+    if not base.overwrite:
+        manifest.check(study.out, study.settings, "Remove that folder, and run the same command.")
+    if alternative.changes.keys() & IMAGE_CHOICES.keys():
+        return study
+    return share_images(study, base.out)
+
+
+def alternative_study(base: Study, alternative: Alternative) -> Study:
+    """A study -> the same with one choice changed, in a folder of its own. Makes nothing."""
+    recipe, stack = base.recipe, base.stack
+    if alternative.of == OF_RECIPE:
+        recipe = replace(recipe, **alternative.changes)
+    if alternative.of == OF_STACK:
+        stack = replace(stack, **alternative.changes)
+    out, name = folder(base.out, alternative), alternative.name
+    return replace(base, out=out, recipe=recipe, stack=stack, alternative=name)
+
+
+def folder(out: Path, alternative: Alternative) -> Path:
+    """Where the study of an alternative lies."""
+    return out / "sensitivity" / alternative.name
+
+
+# ---- what two folders have in common -------------------------------------------------------------
+
+
+def share_images(study: Study, source: Path) -> Study:
+    """Take the images of another outputs folder unless there are images of the same inputs here.
+
+    Returns the study, no longer overwriting: what was to be removed is.
+    """
+    theirs = manifest.read(source)
+    inputs = theirs["stages"]["prepare"]["inputs"]
+    with manifest.claim_folder(study.out, patience=stages.WAIT):
+        if study.overwrite or manifest.stale(study.out, "prepare", inputs):
+            about = {name: theirs["settings"][name] for name in ("cohort", "images")}
+            manifest.claim(study.out, study.lasting | about, study.overwrite)
+            # The list of sources first: the images count as done once they are entered
+            manifest.adopt(study.out, source, "sources", "unverified")
+            manifest.adopt(study.out, source, "prepare")
+    return replace(study, overwrite=False)
+
+
+def share_trainings(study: Study, source: Path) -> None:
+    """Take the trainings of another outputs folder that would be made from the same here."""
+    theirs = manifest.read(source)["stages"]
+    with manifest.claim_folder(study.out, patience=stages.WAIT):
+        manifest.claim(study.out, study.settings)
+        for one in stages.trainings(study, EVERY_FOLD):  # MLMC first: transfer starts from it
+            here = all((study.out / name).exists() for name in one.made_from)
+            if not (here and one.stale()):
+                continue
+            if theirs[one.name]["inputs"] == one.stage().inputs(study.out):
+                manifest.adopt(study.out, source, one.name)

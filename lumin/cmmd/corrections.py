@@ -1,0 +1,132 @@
+"""CMMD's known defects, mended: wrong side tags, labels on the wrong breast, unusable images.
+
+corrections.csv has one row per correction: patient, laterality, view, action, source. Laterality
+and view are those of the collection, before any correction.
+
+    flip_side   the image shows the other breast than its ImageLaterality says
+    other_side  the labels belong to the patient's other breast; no view: the row of the sheet moves
+    drop        the image is left out
+
+Not in the file, because the sources differ on them: D1-0252, D1-0690 and D1-0711 (one breast each,
+so a mirrored image and a wrong tag look alike, and either way its labels stay with it) and D2-0112
+L CC (mirrored or swapped: the lists differ).
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lumin.data.headers import Header
+from lumin.data.sheet import Breast, Side
+from lumin.errors import DATA, UserError
+
+FILE = Path(__file__).with_name("corrections.csv")
+OTHER = {"L": "R", "R": "L"}
+VIEWS = ("CC", "MLO")
+DONE = {
+    "flip_side": "taken for {other}",
+    "other_side": "labels moved to {other}",
+    "drop": "left out",
+}
+
+Key = tuple[str, str, str]  # patient, laterality, view
+Labels = dict[Side, Breast]
+
+
+class Correction(NamedTuple):
+    """One row of the file; `view` is empty if it concerns a whole breast."""
+
+    patient: str
+    laterality: str
+    view: str
+    action: str
+    source: str
+
+    @property
+    def key(self) -> Key:
+        return self[:3]
+
+    @property
+    def place(self) -> str:
+        """The image or breast, in words."""
+        return " ".join(filter(None, self.key))
+
+
+def read() -> list[Correction]:
+    """The rows of corrections.csv."""
+    with open(FILE, newline="") as file:
+        return [Correction(**row) for row in csv.DictReader(file)]
+
+
+def correct(headers: Sequence[Header], breasts: Labels) -> tuple[list[Header], Labels, list[str]]:
+    """Apply corrections.csv to all headers and labelled breasts; see `apply`."""
+    return apply(headers, breasts, read())
+
+
+def apply(
+    headers: Sequence[Header], breasts: Labels, rows: Sequence[Correction]
+) -> tuple[list[Header], Labels, list[str]]:
+    """Headers, labelled or not, and labelled breasts -> the same, corrected, and a note per row.
+
+    Images keep their order; only the `laterality` of an image or a breast changes. Raises UserError
+    that names every correction whose image or breast is missing.
+    """
+    images = Counter((header.patient, header.laterality, header.view) for header in headers)
+    problems = []
+    for row in rows:
+        problem = misfit(row, images, breasts)
+        if problem:
+            problems.append(f"{row.place}: {problem}")
+    if problems:
+        raise UserError(
+            f"{len(problems)} of {len(rows)} corrections do not fit these images. They are for the"
+            " whole of CMMD as published: complete the data folder, or leave out --cleaned.",
+            DATA,
+            problems,
+        )
+    keys = {action: {row.key for row in rows if row.action == action} for action in DONE}
+    kept = correct_images(headers, keys["flip_side"], keys["drop"])
+    return kept, move_labels(breasts, keys["other_side"]), [note(row) for row in rows]
+
+
+def misfit(row: Correction, images: Counter, breasts: Labels) -> str:
+    """A correction, images counted by key, and labelled breasts -> why it does not fit, or ""."""
+    if row.view:
+        count = images[row.key]
+        return "" if count == 1 else f"{count} such images instead of one"
+    other = row.patient, OTHER[row.laterality]
+    if (row.patient, row.laterality) not in breasts:
+        return "no such breast in the sheet"
+    if other in breasts:
+        return "the other breast has labels of its own"
+    missing = [view for view in VIEWS if images[(*other, view)] != 1]
+    return f"the other breast lacks {' and '.join(missing)}" if missing else ""
+
+
+def correct_images(headers: Sequence[Header], flipped: set[Key], dropped: set[Key]) -> list[Header]:
+    """Headers -> those to keep, each with the side that it shows."""
+    kept = []
+    for header in headers:
+        key = header.patient, header.laterality, header.view
+        if key in flipped:
+            header = header._replace(laterality=OTHER[header.laterality])
+        if key not in dropped:
+            kept.append(header)
+    return kept
+
+
+def move_labels(breasts: Labels, moved: set[Key]) -> Labels:
+    """Labelled breasts -> the same, the moved ones on the other side."""
+    corrected = {}
+    for breast in breasts.values():
+        if (breast.patient, breast.laterality, "") in moved:
+            breast = breast._replace(laterality=OTHER[breast.laterality])
+        corrected[breast.patient, breast.laterality] = breast
+    return corrected
+
+
+def note(row: Correction) -> str:
+    """A correction -> a line for people."""
+    return f"{row.place} {DONE[row.action].format(other=OTHER[row.laterality])}: {row.source}"

@@ -1,0 +1,232 @@
+"""The synthetic cohort, written in CMMD's form: DICOM files, sheet, layout, tags and traps.
+
+Labels show in the picture only through the lesion. A luminal cancer is mostly spiculated, a
+non-luminal one mostly circumscribed and more often both mass and calcification; malignant
+calcifications are mostly fine and clustered, benign ones coarse and scattered. It has the traps of
+the real collection: patients.TRAPS, `dicom_of`.
+"""
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+import openpyxl
+import pydicom
+from joblib import Parallel, delayed
+
+from lumin import exact
+from lumin.cmmd.anatomy import COLUMNS, SIZES, SPACING, anatomy, render, tiles
+from lumin.cmmd.patients import Cohort, Image, cohort, uid
+from lumin.errors import UserError
+
+RECIPE = 1  # raised by hand when the same seed would give other bytes
+SHEET, LESIONS, MARKER = "CMMD_clinicaldata_revision.xlsx", "lesions.csv", "phantom.json"
+
+VIEWS = {"CC": ("399162004", "cranio-caudal"), "MLO": ("399368009", "medio-lateral oblique")}
+# fmt: off
+TAGS = {  # the same in every file, and CMMD's except where they say that this is not CMMD
+    "SpecificCharacterSet": "ISO_IR 100", "ImageType": ["DERIVED", "PRIMARY"],
+    "InstanceCreationDate": "20170818", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2",
+    "StudyTime": "000000", "SeriesTime": "000000", "AccessionNumber": "",
+    "AcquisitionTime": "000000", "ContentTime": "000000", "Modality": "MG", "Manufacturer": "",
+    "SamplesPerPixel": 1, "PresentationIntentType": "FOR PRESENTATION",
+    "ReferringPhysicianName": "", "PatientBirthDate": "", "PatientSex": "F",
+    "StudyDescription": "synthetic, not CMMD", "PatientIdentityRemoved": "YES",
+    "DeidentificationMethod": "synthetic, not CMMD", "StudyID": "", "BodyPartExamined": "BREAST",
+    "PositionerType": "MAMMOGRAPHIC", "DetectorType": "SCINTILLATOR", "SeriesNumber": "1",
+    "OrganExposed": "BREAST", "PhotometricInterpretation": "MONOCHROME2",
+    "BurnedInAnnotation": "NO", "PixelRepresentation": 0, "PixelIntensityRelationship": "LOG",
+    "PixelIntensityRelationshipSign": -1, "RescaleIntercept": "0.0", "RescaleSlope": "1.0",
+    "RescaleType": "US", "LossyImageCompression": "00",
+    "WindowCenterWidthExplanation": "Full width of 8 bit data", "PresentationLUTShape": "IDENTITY",
+    # As CMMD's converter wrote it; obeyed, it would turn the black background grey
+    "VOILUTFunction": "SIGMOID",
+}
+# fmt: on
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def dicom_of(image: Image, pixels: np.ndarray, px: float) -> bytes:
+    """(H, W) uint8 and mm per pixel -> a file like CMMD's.
+
+    The side is only in ImageLaterality, the view only in ViewCodeSequence.
+    """
+    view = pydicom.Dataset()
+    view.CodeValue, view.CodeMeaning = VIEWS[image.view]
+    view.CodingSchemeDesignator = "SCT"
+    ds = pydicom.Dataset()
+    for keyword, value in (TAGS | image.tags).items():
+        setattr(ds, keyword, value)
+    ds.ViewCodeSequence = [view]
+    ds.ImagerPixelSpacing = [f"{px:.9f}"] * 2
+    ds.InstanceCreatorUID = uid("creator")
+    ds.Rows, ds.Columns = pixels.shape
+    deep = ds.BitsStored == 16
+    data = (pixels.astype("<u2") * 257 if deep else pixels).tobytes()
+    ds.add_new("PixelData", "OW" if deep else "OB", data + b"\0" * (len(data) % 2))
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    ds.file_meta.ImplementationClassUID = uid("implementation")
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, ds, enforce_file_format=True)
+    return file.getvalue()
+
+
+def sheet_of(patients: Cohort) -> bytes:
+    """The clinical sheet as .xlsx, always the same bytes."""
+    rows = []
+    for breasts, images in patients:
+        age = int(images[0].tags["PatientAge"][:3])
+        for patient, side, finding in breasts:
+            if finding:
+                labels = finding.abnormality, finding.classification, finding.subtype or None
+                rows.append((patient, side, age, 2, *labels))
+    book, file = openpyxl.Workbook(), io.BytesIO()
+    head = ("ID1", "LeftRight", "Age", "number", "abnormality", "classification", "subtype")
+    for row in [head, *sorted(rows, key=itemgetter(0, 1))]:
+        book.active.append(row)
+    book.save(file)
+    return without_clock(file)
+
+
+def without_clock(file: io.BytesIO) -> bytes:
+    """A .xlsx -> the same workbook without time of day (openpyxl's) or compression (zlib's)."""
+    fixed = io.BytesIO()
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(fixed, "w", zipfile.ZIP_STORED) as new:
+        for name in sorted(old.namelist()):
+            clock = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+            data = re.sub(clock, b"2020-01-01T00:00:00Z", old.read(name))
+            new.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+    return fixed.getvalue()
+
+
+def lesions_of(images: Sequence[Image], size: str, seed: int) -> str:
+    """lesions.csv: each mass or calcification, with row and column from 0 in DICOM pixels."""
+    factor, _ = SIZES[size]
+    px, width = SPACING * factor, round(COLUMNS / factor)
+    lines = ["SOPInstanceUID,kind,row,column,radius_px"]
+    for image in images:
+        body = anatomy(image.drawn, image.view, size, seed)
+        for kind, y, x, radius in body.lesions:
+            row, column = (body.centre + y) / px - 0.5, x / px - 0.5
+            if image.drawn.laterality == "R":
+                column = width - 1 - column
+            place = f"{row:.1f},{column:.1f},{radius / px:.1f}"
+            lines.append(f"{image.tags['SOPInstanceUID']},{kind},{place}")
+    return "\n".join(lines) + "\n"
+
+
+def draw(folder: Path, images: list[Image], size: str, seed: int, textures: np.ndarray) -> int:
+    """Write what is missing of one patient's files -> how many files the patient has."""
+    for image in images:
+        if not (folder / image.path).exists():
+            pixels = render(image.drawn, image.view, size, seed, textures)
+            file = dicom_of(image, pixels, SPACING * SIZES[size][0])
+            put(folder / image.path, file)
+    return len(images)
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a whole file or none; unlike exact.write, without waiting for the disk.
+
+    A file that a power failure cut short has the wrong size, which `complete` notices.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.new.part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def write(
+    folder: Path,
+    size: str,
+    seed: int,
+    patients: int | None = None,
+    jobs: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write the cohort, or its first `patients` patients: the same bytes everywhere.
+
+    `progress(done, total)` counts images. What an interrupted run has finished stays; another
+    phantom in the folder is replaced. Raises UserError if the folder holds anything else.
+    """
+    if size not in SIZES:
+        sizes = " or --size ".join(SIZES)
+        raise UserError(f"There is no synthetic cohort of size {size!r}. Use --size {sizes}.")
+    whole, folder = cohort(size, seed), Path(folder)
+    if patients is not None and not 1 <= patients <= len(whole):
+        slices = f"Use 1 to {len(whole)} for the {size} cohort."
+        raise UserError(f"Not a number of patients: {patients}. {slices}")
+    if complete(folder, size, seed, patients):
+        return
+    slice_ = whole[:patients]
+    images = [image for _, of_patient in slice_ for image in of_patient]
+    names = [SHEET, LESIONS, *(image.path for image in images)]
+    request = [RECIPE, size, seed, patients]
+    claim(folder, request, names)
+    textures, done = tiles(SIZES[size][0], seed), 0
+    calls = (delayed(draw)(folder, of_patient, size, seed, textures) for _, of_patient in slice_)
+    for count in Parallel(n_jobs=jobs, return_as="generator_unordered")(calls):
+        done += count
+        progress(done, len(images))
+    exact.write(folder / SHEET, sheet_of(slice_))
+    exact.write(folder / LESIONS, lesions_of(images, size, seed))
+    marker = {"made": request, "files": {name: (folder / name).stat().st_size for name in names}}
+    exact.write(folder / MARKER, json.dumps(marker, indent=1) + "\n")
+
+
+# ---- the folder ----------------------------------------------------------------------------------
+
+
+def read_marker(folder: Path) -> dict:
+    """The marker: what was asked for, and its files: path -> bytes, null if perhaps unfinished."""
+    path = folder / MARKER
+    if not path.exists():
+        return {"made": None, "files": {}}
+    try:
+        marker = json.loads(path.read_text())
+        return {"made": marker["made"], "files": dict(marker["files"])}
+    except (ValueError, KeyError, TypeError) as error:
+        advice = "Give the name of a new or empty folder."
+        raise UserError(f"{path} is not a synthetic cohort's. {advice}") from error
+
+
+def complete(folder: Path, size: str, seed: int, patients: int | None = None) -> bool:
+    """True if this very cohort is there, every file of it with its size."""
+    marker = read_marker(Path(folder))
+    if marker["made"] != [RECIPE, size, seed, patients]:
+        return False
+    files = [(Path(folder, name), size) for name, size in marker["files"].items()]
+    return all(path.is_file() and path.stat().st_size == size for path, size in files)
+
+
+def claim(folder: Path, request: list, names: list[str]) -> None:
+    """Mark the folder as ours, and remove what an earlier phantom wrote and this one cannot keep.
+
+    Raises UserError if the folder holds anything else.
+    """
+    old = read_marker(folder)
+    present = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()]
+    others = sorted(set(present) - {MARKER, *old["files"]})
+    others = [name for name in others if not name.endswith(".part")]
+    if others or (folder.exists() and not folder.is_dir()):
+        example = f" ({others[0]})" if others else ""
+        advice = "Give the name of a new folder."
+        raise UserError(f"{folder} holds more than a synthetic cohort{example}. {advice}")
+    for name, size in old["files"].items():
+        path = folder / name
+        keep = old["made"] == request and path.exists() and size in (None, path.stat().st_size)
+        if not keep and path.resolve().is_relative_to(folder.resolve()):
+            path.unlink(missing_ok=True)
+            exact.sweep(path)
+    for path in sorted((folder / "CMMD").rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    exact.write(folder / MARKER, json.dumps({"made": request, "files": dict.fromkeys(names)}))

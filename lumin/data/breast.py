@@ -1,0 +1,53 @@
+"""Where the breast is in a mammogram: exact, and in time of the number of runs, not of pixels."""
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+STRIP = 128  # rows worked on at a time, so that the temporary arrays stay in the cache
+
+Box = tuple[int, int, int, int]  # top, left, height, width of a crop, in DICOM pixels
+
+
+def breast_box(image: np.ndarray) -> Box | None:
+    """(H, W) uint8 -> the bounding box of the breast; None if the image is all black.
+
+    The breast is the largest connected component (8-connectivity, in pixels) of the pixels above 0
+    of the full-resolution image; of equally large ones, the first in reading order. View and skin
+    markers separated from the breast by black are components of their own and stay out; a marker
+    that touches the skin is part of the breast.
+    """
+    stride = image.shape[1] + 1
+    edges = run_edges(image)
+    start, stop = edges[0::2], edges[1::2]
+    if not start.size:
+        return None
+    # Run i touches the runs first[i] to last[i] - 1 of the next row, corners included
+    first = np.searchsorted(stop, start + stride, "left")
+    last = np.searchsorted(start, stop + stride, "right")
+    touching = np.maximum(last - first, 0)
+    upper = np.repeat(np.arange(start.size), touching)
+    lower = np.arange(upper.size) + np.repeat(first - (np.cumsum(touching) - touching), touching)
+    links = coo_array((np.ones(upper.size, bool), (upper, lower)), shape=(start.size, start.size))
+    _, component = connected_components(links, directed=False)
+    breast = component == np.argmax(np.bincount(component, stop - start))
+    row, left, right = start[breast] // stride, start[breast] % stride, stop[breast] % stride
+    top, leftmost = int(row.min()), int(left.min())
+    return top, leftmost, int(row.max()) + 1 - top, int(right.max()) - leftmost
+
+
+def run_edges(image: np.ndarray) -> np.ndarray:
+    """(H, W) -> where its runs above 0 begin and, in turn, end, in the flattened (H, W + 1) image.
+
+    The extra column is background, so that no run continues into the next row. There is about one
+    run per row of a breast, so what follows costs next to nothing.
+    """
+    rows, columns = image.shape
+    stride = columns + 1
+    strip = np.zeros(min(STRIP, rows) * stride + 1, bool)  # and one pixel of background before all
+    edges = []
+    for top in range(0, rows, STRIP):
+        size = min(STRIP, rows - top) * stride
+        np.greater(image[top : top + STRIP], 0, out=strip[1 : size + 1].reshape(-1, stride)[:, :-1])
+        edges.append(np.flatnonzero(strip[1 : size + 1] != strip[:size]) + top * stride)
+    return np.concatenate(edges)

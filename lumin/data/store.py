@@ -1,0 +1,188 @@
+"""DICOM files -> 8-bit breast crops of the network's size; the image store that training reads.
+
+Stored values -> modality rescale -> linear window -> 8 bit -> the breast's bounding box -> resized
+-> JPEG (section 2.1 of the paper). `images.npy` holds the *decoded* JPEGs: what the network sees
+is what the .jpg files show.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from joblib import Parallel, delayed
+from PIL import Image, ImageOps
+
+from lumin import exact
+from lumin.data.breast import Box, breast_box
+from lumin.data.dicom import naming, read_pixels, to_8bit, unusable
+from lumin.data.mammogram import Mammogram, Mammograms, Progress, Row, silent
+from lumin.errors import DATA, UserError
+from lumin.paper.recipe import PAPER, Recipe
+
+BATCH = 8  # images a process takes at a time
+LISTED = 20  # problems shown at once
+
+
+class Prepared(NamedTuple):
+    """One mammogram as the network will see it."""
+
+    file: bytes  # JPEG, or PNG if the recipe has no quality
+    pixels: np.ndarray  # (height, width) uint8, decoded from it
+    stored_sha256: str
+    sha256: str  # of `pixels`
+    box: Box
+
+
+# ---- one image -----------------------------------------------------------------------------------
+
+
+def preprocess(path: Path, recipe: Recipe) -> Prepared:
+    """DICOM file -> its breast at the recipe's size, as an image file and as the decoded pixels."""
+    stored, header = read_pixels(path)
+    with naming(path):
+        image = to_8bit(stored, header)
+        # Of the linear image: SIGMOID lifts the background above 0, and all would be breast
+        box = breast_box(image)
+        if box is None:
+            raise unusable("the image is black all over")
+        if recipe.window != "LINEAR":
+            image = to_8bit(stored, header, recipe.window)
+    top, left, rows, columns = box
+    crop = image[top : top + rows, left : left + columns]
+    file = encode(resize(crop, recipe.height, recipe.width, recipe.keep_aspect), recipe.quality)
+    pixels = decode(file)
+    return Prepared(file, pixels, hash_values(stored), hashlib.sha256(pixels.data).hexdigest(), box)
+
+
+def resize(crop: np.ndarray, height: int, width: int, keep_aspect: bool = False) -> np.ndarray:
+    """(h, w) uint8 -> (height, width) uint8, bilinear and antialiased.
+
+    Stretched, or with `keep_aspect` padded with black on both sides. Pillow's integer arithmetic
+    gives the same bytes on every machine.
+    """
+    image, size = Image.fromarray(crop), (width, height)
+    if keep_aspect:
+        return np.asarray(ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=0))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+
+
+def encode(image: np.ndarray, quality: int | None = PAPER.quality) -> bytes:
+    """(H, W) uint8 -> JPEG file; PNG if `quality` is None."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG" if quality is None else "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def decode(file: bytes) -> np.ndarray:
+    """JPEG or PNG file -> (H, W) uint8."""
+    with Image.open(io.BytesIO(file), formats=["JPEG", "PNG"]) as image:
+        return np.asarray(image)
+
+
+def hash_values(stored: np.ndarray) -> str:
+    """Stored values -> hex SHA-256 of their shape, type and little-endian values in C order.
+
+    Equal for equal pixels, whatever else the two files say.
+    """
+    values = np.ascontiguousarray(stored, stored.dtype.newbyteorder("<"))
+    digest = hashlib.sha256(f"{values.shape[0]}x{values.shape[1]} {values.dtype.str}\n".encode())
+    digest.update(values.data)
+    return digest.hexdigest()
+
+
+def file_name(image: str, quality: int | None) -> str:
+    """SOPInstanceUID -> its file in the outputs folder."""
+    return f"images/{image}.{'png' if quality is None else 'jpg'}"
+
+
+# ---- the store -----------------------------------------------------------------------------------
+
+
+def build_store(
+    mammograms: Mammograms, out: Path, recipe: Recipe, jobs: int = 1, progress: Progress = silent
+) -> list[Row]:
+    """N records -> images/<image>.jpg (or .png), images.npy (N, height, width) uint8, images.csv.
+
+    In the order of `mammograms`, in `jobs` processes that each hold only a few images. Images that
+    cannot be used are reported together in one UserError, which leaves store and list as they were.
+    """
+    for part in [*out.glob(".images.*.part"), *(out / "images").glob(".*.part")]:
+        part.unlink()  # left by a run that was killed
+    shape = len(mammograms), recipe.height, recipe.width
+    rows: list[Row] = []
+    problems: list[str] = []
+    with exact.atomic(out / "images.npy") as store:
+        offset = np.lib.format.open_memmap(store, "w+", np.uint8, shape).offset
+        items = list(enumerate(mammograms))
+        batches = [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
+        calls = (delayed(store_batch)(batch, out, store, offset, recipe) for batch in batches)
+        for stored, failed in Parallel(jobs, batch_size=1, return_as="generator")(calls):
+            rows += stored
+            problems += failed
+            progress(len(rows) + len(problems), len(mammograms))
+        if problems:
+            message = f"{len(problems)} of {len(mammograms)} images cannot be used:"
+            more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
+            raise UserError(message, DATA, [*problems[:LISTED], *more])
+    exact.write(out / "images.csv", images_csv(rows))
+    return rows
+
+
+def store_batch(
+    batch: Sequence[tuple[int, Mammogram]], out: Path, store: Path, offset: int, recipe: Recipe
+) -> tuple[list[Row], list[str]]:
+    """A few mammograms, numbered -> rows of images.csv, and what is wrong with the others.
+
+    Writes their files and their pixels in the store.
+    """
+    rows, problems, writes = [], [], []
+    with ThreadPoolExecutor(2) as disk:  # writes while the next image is computed
+        for number, mammogram in batch:
+            try:
+                prepared = preprocess(mammogram.path, recipe)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            hashes = prepared.stored_sha256, prepared.sha256
+            rows.append(Row(mammogram.image, number, *hashes, *prepared.box))
+            place = offset + number * prepared.pixels.nbytes
+            file = out / file_name(mammogram.image, recipe.quality)
+            writes.append(disk.submit(save, prepared, file, store, place))
+    for write in writes:
+        write.result()  # raises what the writing raised
+    return rows, problems
+
+
+def save(prepared: Prepared, path: Path, store: Path, place: int) -> None:
+    """Write one mammogram's file, and its pixels at `place` in the store."""
+    exact.write(path, prepared.file)
+    # Written, not mapped: on a full disk a write raises OSError, a mapped page kills the process
+    with open(store, "rb+") as file:
+        file.seek(place)
+        file.write(prepared.pixels.data)
+
+
+# ---- images.csv ----------------------------------------------------------------------------------
+
+
+def images_csv(rows: Sequence[Row]) -> str:
+    """Rows -> images.csv."""
+    return exact.csv_text(Row._fields, rows)
+
+
+def read_images_csv(path: Path) -> list[Row]:
+    """images.csv -> its rows."""
+    rows = []
+    for line in Path(path).read_text().splitlines()[1:]:
+        image, row, stored_sha256, sha256, *box = line.split(",")
+        rows.append(Row(image, int(row), stored_sha256, sha256, *map(int, box)))
+    return rows
+
+
+def mean_aspect(rows: Sequence[Row]) -> float:
+    """Rows -> mean of height / width of the crops (2.1 derives the input size from it)."""
+    return float(np.mean([row.height / row.width for row in rows]))

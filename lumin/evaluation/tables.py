@@ -1,0 +1,279 @@
+"""Records, roles and predictions -> Tables 1, 2a and 2b: numbers first, then Markdown and JSON."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lumin.data.mammogram import Mammograms, Roles, classes
+from lumin.evaluation import cells, markdown
+from lumin.evaluation.baselines import without_images
+from lumin.evaluation.cells import LEVELS, Comparison, Estimate
+from lumin.evaluation.inference import holm
+from lumin.evaluation.markdown import Document, Provenance, between, grid, label, number
+from lumin.evaluation.predictions import by_breast, ensemble, read_scores
+from lumin.paper.published import TABLE1, TABLE2, TABLES, Table
+from lumin.paper.stated import FOLDS
+
+# ---- Table 1: numbers ----------------------------------------------------------------------------
+
+TOTALS = {"All": ("Benign", "Malignant"), "With subtype": ("Luminal", "Non-luminal")}
+PARTITIONS = ("training and validation", "test")
+
+
+class Counts(NamedTuple):
+    """Images of a class."""
+
+    paper: Sequence[int]  # of each of PARTITIONS
+    ours: Sequence[int]
+    folds: Sequence[int]
+
+
+def count(mammograms: Mammograms, roles: Roles) -> dict[str, Counts]:
+    """Records and roles -> class or total: its images."""
+    images = Counter((name, roles[m.patient]) for m in mammograms for name in classes(m))
+    counts = {}
+    for name, paper in TABLE1.items():
+        folds = [images[name, f"fold{fold}"] for fold in range(FOLDS)]
+        counts[name] = Counts(paper, (sum(folds), images[name, "test"]), folds)
+    for total, (first, second) in TOTALS.items():
+        pairs = zip(counts[first], counts[second], strict=True)
+        counts[total] = Counts(*(np.add(a, b).tolist() for a, b in pairs))
+    return counts
+
+
+def people(part: Mammograms) -> dict[str, str]:
+    """Images of a partition -> what CLAIM asks for (item 36), by name."""
+    breasts = {(m.patient, m.laterality): float(m.age) for m in part}
+    ages = list(breasts.values())
+    years = f"{mean(ages):.1f} ({stdev(ages):.1f})" if len(ages) > 1 else "undefined"
+    facts = {
+        "patients": str(len({m.patient for m in part})),
+        "breasts": str(len(ages)),
+        "images": str(len(part)),
+        "age in years, mean (SD), by breast": years,
+        "age in years, range": f"{min(ages):g} to {max(ages):g}" if ages else "undefined",
+    }
+    for field, values in (("view", ("CC", "MLO")), ("laterality", ("L", "R"))):
+        images = Counter(getattr(m, field) for m in part)
+        facts[f"{field}: {', '.join(values)}"] = ", ".join(str(images[value]) for value in values)
+    return facts
+
+
+# ---- Table 1: text -------------------------------------------------------------------------------
+
+
+def table1(
+    mammograms: Mammograms, roles: Roles, flow: Mapping[str, int], about: Provenance
+) -> Document:
+    """Records, roles and the inclusion flow -> Table 1, folds, and who is in which partition."""
+    counts = count(mammograms, roles)
+    test = [m for m in mammograms if roles[m.patient] == "test"]
+    others = [m for m in mammograms if roles[m.patient] != "test"]
+    facts = people(others), people(test)
+    data = {"counts": counts, "partitions": dict(zip(PARTITIONS, facts, strict=True)), "flow": flow}
+    sections = [
+        *counts_text(counts),
+        "## Who is in which partition",
+        grid(["", *PARTITIONS], [(name, facts[0][name], facts[1][name]) for name in facts[0]]),
+        "## Flow of images",
+        grid(["", "number"], [(name, str(images)) for name, images in flow.items()]),
+    ]
+    return markdown.document(TABLES["table1"].title, about, sections, data)
+
+
+def counts_text(counts: Mapping[str, Counts]) -> list[str]:
+    """The grid of Table 1, and how many of its numbers are the paper's."""
+    *pathology_and_findings, luminal, non_luminal = TABLE1
+    rows, same = [], 0
+    for name in ("All", *pathology_and_findings, "With subtype", luminal, non_luminal):
+        row = counts[name]
+        beside = row.paper[0], row.ours[0], row.paper[1], row.ours[1]
+        rows.append([name, *map(str, (*beside, *row.folds))])
+        same += (row.paper[0] == row.ours[0]) + (row.paper[1] == row.ours[1])
+    header = ["images", "CV, paper", "CV, ours", "test, paper", "test, ours"]
+    explained = "CV: training and validation, five folds."
+    explained += f" {same} of the {2 * len(counts)} numbers are the paper's."
+    return [grid([*header, *(f"fold{fold}" for fold in range(FOLDS))], rows), explained]
+
+
+# ---- Tables 2a and 2b: numbers -------------------------------------------------------------------
+
+
+def numbers_of(
+    table: Table, out: Path, mammograms: Mammograms, roles: Roles, seed: int
+) -> dict[str, Any]:
+    """A table's structure and an outputs folder with predictions -> all that its JSON has.
+
+    paper             row -> task -> as printed
+    each of LEVELS    group -> task -> cell -> Estimate
+    without images    group -> rule -> cell -> Estimate
+    operating         group -> task -> class -> measure -> value
+    claims            Comparisons
+    """
+    paper = {}
+    for row in table.rows:
+        _, *tasks = table.pair(row.cell)
+        paper[row.label] = {t: TABLE2[t, row.cell] for t in tasks if (t, row.cell) in TABLE2}
+    numbers: dict[str, Any] = {"paper": paper}
+    numbers |= {name: {} for name in (*LEVELS, "without images", "operating")}
+    numbers["claims"] = []
+    estimates = partial(cells.estimates, seed=seed)
+    for group, baseline, challenger in table.pairs:
+        scores = {t: read_scores(out, t, group, mammograms) for t in (baseline, challenger)}
+        readings = scores, each(by_breast, scores), each(ensemble, scores)
+        for level, reading in zip(LEVELS, readings, strict=True):
+            numbers[level][group.name] = each(estimates, reading)
+        rules = without_images(group, mammograms, roles)
+        numbers["without images"][group.name] = each(estimates, rules)
+        numbers["operating"][group.name] = each(cells.operating, scores)
+        claim = challenger, baseline
+        numbers["claims"] += cells.compare(claim, scores[challenger], scores[baseline], seed)
+    return numbers
+
+
+def each(function: Callable, values: Mapping) -> dict:
+    """Name -> value: the same of function(value)."""
+    return {name: function(value) for name, value in values.items()}
+
+
+# ---- Tables 2a and 2b: text ----------------------------------------------------------------------
+
+UNPRINTED = "Macro F1 and AUC, which the paper does not print for these tasks"
+INTERVALS = (
+    "95 % intervals say how far other test patients would move the figure, the trained models held"
+    " fixed: patients resampled within their class {draws:,} times, all their images together"
+    " (percentile); for the AUC of exclusive classes DeLong's with patients as clusters. The SD:"
+    " how far another training fold does."
+)
+WITHOUT_IMAGE = (
+    "Fitted on the same folds and judged on the same test set as the networks: a network that does"
+    " not beat these rows has learnt nothing from the pictures. In CMMD the prefix D2 is itself a"
+    " sign of malignancy."
+)
+VERDICTS = (
+    "The verdict is that of a two-sided permutation test at 5 %, which exchanges the classifiers'"
+    " predictions patient by patient ({permutations:,} times), adjusted over this table (Holm). The"
+    " interval of a difference is a percentile interval over the same resampled patients, also for"
+    " the AUC. The paper's p<0.0001 names neither unit nor pairing; below are the tests that it may"
+    " mean, unadjusted."
+)
+
+
+def table2(
+    name: str, out: Path, mammograms: Mammograms, roles: Roles, about: Provenance
+) -> Document:
+    """Name and predictions -> Table 2a or 2b, its variants, rules without an image, and tests."""
+    table = TABLES[name]
+    numbers = numbers_of(table, out, mammograms, roles, about.seed)
+    sections = [
+        *levels_text(table, numbers),
+        INTERVALS.format(draws=cells.DRAWS),
+        "## Without an image",
+        WITHOUT_IMAGE,
+        *(rules_grid(rules) for rules in numbers["without images"].values()),
+        "## At a probability of .5, mean of five models",
+        operating_grid(numbers["operating"]),
+        "## Is it better?",
+        *significance(numbers["claims"]),
+    ]
+    return markdown.document(table.title, about, sections, numbers)
+
+
+def levels_text(table: Table, levels: Mapping[str, dict]) -> list[str]:
+    """One section a level; the first opens with the paper's rows, its figures beside ours."""
+    printed_rows = {row.cell: row.label for row in table.rows}
+    others = {}
+    for group, *_ in table.pairs:
+        for cell in group.cells:
+            if cell not in printed_rows:
+                others[cell] = f"{label(cell)}, {group.name}"
+    first, *rest = LEVELS
+    sections = [f"## {first}", cells_grid(table, printed_rows, levels[first], paper=True)]
+    if others:
+        sections += [f"## {UNPRINTED}", cells_grid(table, others, levels[first])]
+    for level in rest:
+        sections += [f"## {level}", cells_grid(table, printed_rows | others, levels[level])]
+    return sections
+
+
+def cells_grid(
+    table: Table, labels: Mapping[str, str], estimates: Mapping[str, dict], paper: bool = False
+) -> str:
+    """Cell -> label, group -> task -> estimates: a line for each cell, the better in bold."""
+    columns = ["{}: paper", "{}: ours, mean (SD)", "95 % CI"] if paper else ["{}: ours", "95 % CI"]
+    heads = table.heads if paper else [head.removesuffix(" F1") for head in table.heads]
+    lines = []
+    for cell, name in labels.items():
+        group, *tasks = table.pair(cell)
+        both = [estimates[group.name][task][cell] for task in tasks]
+        line = [name]
+        ours = markdown.bold([spread(e) for e in both], [e.mean for e in both])
+        for task, estimate, text in zip(tasks, both, ours, strict=True):
+            line += [printed(task, cell)] if paper else []
+            line += [text, between(estimate.low, estimate.high)]
+        lines.append(line)
+    return grid(["", *(column.format(head) for head in heads for column in columns)], lines)
+
+
+def spread(estimate: Estimate) -> str:
+    """mean (SD over the folds)."""
+    sd = "" if math.isnan(estimate.sd) else f" ({number(estimate.sd)})"
+    return number(estimate.mean) + sd
+
+
+def printed(task: str, cell: str) -> str:
+    """A cell of Table 2 as printed, if it is."""
+    return TABLE2[task, cell].printed if (task, cell) in TABLE2 else "not printed"
+
+
+def rules_grid(rules: Mapping[str, Mapping[str, Estimate]]) -> str:
+    """Rule without an image -> its estimates: a line each."""
+    header = [label(cell) for cell in next(iter(rules.values()))]
+    lines = [[rule, *map(spread, estimates.values())] for rule, estimates in rules.items()]
+    return grid(["", *header], lines)
+
+
+def operating_grid(groups: Mapping[str, dict]) -> str:
+    """The measures beyond the paper's: a line for each classifier and class."""
+    measures = ["sensitivity", "specificity", "balanced accuracy", "average precision"]
+    lines = []
+    for tasks in groups.values():
+        for task, by_class in tasks.items():
+            for name, values in by_class.items():
+                names = [markdown.task_name(task), markdown.class_name(name)]
+                lines.append([*names, *map(number, values.values())])
+    return grid(["classifier", "class", *measures, "Brier score"], lines)
+
+
+def significance(claims: Sequence[Comparison]) -> list[str]:
+    """Claims -> the verdicts, then every test."""
+    judged = [claim.tests[-1].pvalue for claim in claims]  # the permutation test
+    verdicts, tests = [], []
+    for claim, p in zip(claims, holm(judged), strict=True):
+        names = markdown.task_name(claim.better), markdown.task_name(claim.other), label(claim.cell)
+        gain, interval = mean(claim.differences), between(claim.low, claim.high)
+        line = ["{} against {}, {}".format(*names), f"{gain:+.4f}", interval]
+        folds = f"{claim.improved} of {FOLDS}"
+        verdicts.append([*line, folds, markdown.p_value(p), verdict(gain, p)])
+        for t in claim.tests:
+            line = [f"{names[0]}, {names[2]}", t.name, t.unit, str(t.n)]
+            tests.append([*line, number(t.statistic), markdown.p_value(t.pvalue)])
+    header = ["claim", "difference", "95 % CI", "folds improved", "p, permutation, Holm", "verdict"]
+    columns = ["claim", "test", "unit", "n", "statistic", "p"]
+    text = VERDICTS.format(permutations=cells.PERMUTATIONS)
+    return [grid(header, verdicts), text, grid(columns, tests)]
+
+
+def verdict(gain: float, p: float) -> str:
+    """A difference and its adjusted p, in a word."""
+    if math.isnan(p):
+        return "undefined"
+    if p >= 0.05:
+        return "not shown"
+    return "better" if gain > 0 else "worse"

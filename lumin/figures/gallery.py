@@ -1,0 +1,130 @@
+"""The stages that draw: curves, Figure 2, the page. Listed in the manifest, not compared."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lumin.data.mammogram import read_cohort_csv
+from lumin.errors import UserError
+from lumin.exact import digest
+from lumin.figures import curves, dots, figure2, gradcam, losses, pointing_game, report
+from lumin.figures.predicted import OUTPUTS, PredictedImage, read_predicted
+from lumin.run import manifest
+from lumin.run.make import Files, Stage, make
+from lumin.run.study import Study
+from lumin.training import network
+from lumin.training.tasks import BY_NAME
+from lumin.training.train import Pixels
+
+VERSION = 2  # raised by hand when pictures or page change meaning
+PART = "unverified"  # of the manifest
+DRAWING, PAGE = ("matplotlib",), ("jinja2", "markdown-it-py")  # packages that make them
+
+
+# ---- the stages ----------------------------------------------------------------------------------
+
+
+def curves_stage(study: Study) -> Stage:
+    """Predictions, histories and tables -> every figure but Figure 2."""
+    settings = depends_on(study, "stages")
+    return Stage("figures", (), settings, partial(make_curves, study), DRAWING, part=PART)
+
+
+def figure2_stage(study: Study, output: str, patient: str | None) -> Stage:
+    """Predictions, weights and images -> Figure 2 and its sheet, for one output of MLMC."""
+    settings = depends_on(study, "stages") | {"output": output, "patient": patient}
+    make = partial(make_figure2, study, output, patient)
+    return Stage("fig2", (), settings, make, DRAWING, part=PART)
+
+
+def page_stage(study: Study) -> Stage:
+    """All that there is -> report.html."""
+    settings = depends_on(study, "stages", PART)
+    return Stage("report", (), settings, partial(make_page, study), PAGE, part=PART)
+
+
+def depends_on(study: Study, *parts: str) -> dict[str, object]:
+    """The version, and the hash of all files in parts of the manifest but the page itself."""
+    recorded, files = manifest.read(study.out), {}
+    for part in parts:
+        for stage, entry in recorded[part].items():
+            if stage != "report":
+                files[stage] = entry["files"]
+    return {"sources": digest(files), "version": VERSION}
+
+
+# ---- made where they are stale -------------------------------------------------------------------
+
+
+def draw_curves(study: Study) -> None:
+    """ROC, precision-recall, calibration, scores, losses, and every cell of Table 2 as a dot."""
+    make(study.out, curves_stage(study))
+
+
+def draw_figure2(study: Study, output: str, patient: str | None) -> str:
+    """Figure 2 for one output of MLMC, and a sheet of more images -> its text, as Markdown."""
+    make(study.out, figure2_stage(study, output, patient))
+    return (study.out / "figures/fig2.md").read_text()
+
+
+def write_page(study: Study) -> Path:
+    """report.html, which shows what is there and names what is missing."""
+    make(study.out, page_stage(study))
+    return study.out / "report.html"
+
+
+# ---- their files ---------------------------------------------------------------------------------
+
+
+def make_curves(study: Study) -> Files:
+    """The outputs folder -> every figure but Figure 2."""
+    mammograms, _ = read_cohort_csv(study.out / "cohort.csv")
+    cohort = kind_of_cohort(study)
+    files = losses.draw(study.out, cohort) | dots.draw(study.out, cohort)
+    return files | curves.draw(study.out, mammograms, study.seed, cohort)
+
+
+def make_figure2(study: Study, output: str, patient: str | None) -> Files:
+    """MLMC's fold models -> Figure 2 and the sheet, for one of their outputs."""
+    out, mlmc = study.out, BY_NAME["mlmc"]
+    if study.recipe.keep_aspect:
+        raise UserError(
+            f"{out} has padded images; Figure 2 can show only stretched ones. Name another --out."
+        )
+    mammograms, _ = read_cohort_csv(out / "cohort.csv")
+    images = read_predicted(out, mammograms)
+    device = study.stack.settle()
+    weights = sorted((out / "weights/mlmc").glob("fold*.safetensors"))
+    models = [network.restore(mlmc, path, study.stack, device) for path in weights]
+    pixels = Pixels(out / "images.npy", device)
+    size = images[0].pixels.shape
+
+    def maps(images: Sequence[PredictedImage]) -> Tensor:
+        return gradcam.explain(models, pixels, np.array([image.crop.row for image in images]))
+
+    def explain(images: Sequence[PredictedImage]) -> NDArray:
+        return gradcam.enlarge(maps(images)[OUTPUTS.index(output)], *size).numpy()
+
+    pointing = {}
+    lesions = study.data / "lesions.csv"
+    if lesions.exists():  # only the synthetic cohort knows where its lesions are
+        points = dict(zip(OUTPUTS, gradcam.hottest(maps(images), *size), strict=True))
+        pointing = pointing_game.play(images, points, pointing_game.read_lesions_csv(lesions))
+    cohort = kind_of_cohort(study)
+    files = figure2.fig2(images, explain, output, patient, cohort, pointing)
+    return files | figure2.sheet(images, explain, output, cohort)
+
+
+def make_page(study: Study) -> Files:
+    """The outputs folder -> all that there is on one page."""
+    command = f"python repro.py {{}} --out {study.out}"
+    return {"report.html": report.html(study.out, manifest.read(study.out), command)}
+
+
+def kind_of_cohort(study: Study) -> str:
+    """What the cohort is, as titles say it."""
+    return manifest.read(study.out)["settings"]["cohort"]

@@ -1,0 +1,65 @@
+"""A stage: what it is made from, what it makes, and the pure function between the two."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from lumin.exact import sha256, sweep, write
+from lumin.run import manifest
+
+Files = Mapping[str, bytes | str | None]  # path in the outputs folder -> content; None: written
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the pipeline.
+
+    made_from  files of the outputs folder that it reads
+    settings   what else its files depend on; its version rises when its code changes meaning
+    make       () -> its files
+    packages   whose versions are recorded with it
+    stack      where it was computed, beside the packages
+    part       "stages", or "unverified": listed, but not compared between runs
+    quick      verification makes it again: in seconds, from the outputs folder alone
+    """
+
+    name: str
+    made_from: tuple[str, ...]
+    settings: Mapping[str, object]
+    make: Callable[[], Files]
+    packages: tuple[str, ...] = ()
+    stack: Mapping[str, object] = field(default_factory=dict)
+    part: str = "stages"
+    quick: bool = False
+
+    def stale(self, out: Path) -> str:
+        """Why it must be made, in words; "" if its files are there and still true."""
+        absent = [name for name in self.made_from if not (out / name).exists()]
+        if absent:
+            return f"{absent[0]} is not there yet"
+        return manifest.stale(out, self.name, self.inputs(out), self.part)
+
+    def inputs(self, out: Path) -> dict[str, object]:
+        """All that its files depend on: hashes and settings."""
+        return {name: sha256(out / name) for name in self.made_from} | dict(self.settings)
+
+
+def make(out: Path, stage: Stage) -> bool:
+    """Make a stage where it is stale: write its files whole, then enter them. True if it was."""
+    if not stage.stale(out):
+        return False
+    remake(out, stage)
+    return True
+
+
+def remake(out: Path, stage: Stage) -> None:
+    """Make a stage whether it is stale or not."""
+    inputs = stage.inputs(out)
+    files = stage.make()
+    for name, content in files.items():
+        if content is not None:
+            sweep(out / name)
+            write(out / name, content)
+    stack = {**stage.stack, **{package: version(package) for package in stage.packages}}
+    manifest.commit(out, stage.name, files, inputs, stack, stage.part)

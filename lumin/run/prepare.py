@@ -1,0 +1,188 @@
+"""The first stage: DICOM files and sheet -> cohort.csv and the image store."""
+
+import csv
+import io
+import json
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from lumin.cmmd import corrections, phantom
+from lumin.data.cohort import Cohort, read_cohort
+from lumin.data.headers import Listing, list_files
+from lumin.data.mammogram import Mammogram, cohort_csv
+from lumin.data.sheet import find_sheet
+from lumin.data.split import identical
+from lumin.data.store import build_store, file_name, mean_aspect
+from lumin.errors import UserError
+from lumin.exact import digest, sha256
+from lumin.paper.recipe import PAPER
+from lumin.paper.stated import ASPECT, IMAGES
+from lumin.run import manifest
+from lumin.run.machine import cores
+from lumin.run.make import Files, Stage, remake
+from lumin.run.notes import note
+from lumin.run.pool import explained
+from lumin.run.study import Study
+
+VERSION = 1  # raised by hand when the images change meaning
+# Fields of Recipe that change the images; among the settings only where they are not the usual ones
+IMAGE_CHOICES = {name: getattr(PAPER, name) for name in ("window", "keep_aspect", "quality")}
+
+
+def prepare(study: Study) -> None:
+    """Make cohort and images, unless they are still true of the data folder."""
+    recorded = {} if study.overwrite else manifest.read(study.out)["stages"].get("prepare", {})
+    settings = images_settings(study)
+    if recorded and not study.data.exists():
+        settings |= {"sheet": recorded["inputs"].get("sheet")}
+        if not Stage("prepare", (), settings, dict).stale(study.out):
+            return study.screen.say(
+                f"Images: as recorded ({study.data} is not here, so no DICOM file is looked at)."
+            )
+    if study.demo and not phantom.complete(study.data, "demo", study.seed):
+        with explained(), study.screen.bar("Synthetic cohort, images") as progress:
+            phantom.write(study.data, "demo", study.seed, jobs=cores(), progress=progress)
+    listing = list_files(study.data)
+    if listing:
+        settings |= {"sheet": sha256(find_sheet(study.data, study.sheet))}
+    stage = Stage("prepare", (), settings, partial(images, study, listing), ("pillow", "pydicom"))
+    why = reason(study, stage, listing)
+    if not why:
+        return study.screen.say("Images: up to date.")
+    study.screen.say(f"Images: to be made ({why}).")
+    remake(study.out, stage)
+    return None
+
+
+def settings_stage(study: Study) -> Stage:
+    """The images' settings alone, as verification holds the manifest to them."""
+    return Stage("prepare", (), images_settings(study), dict)
+
+
+def reason(study: Study, stage: Stage, listing: Listing) -> str:
+    """Why the images must be made, in words; "" if they are there and still true."""
+    if study.overwrite:
+        return "told to overwrite"
+    sources = study.out / "sources.csv"
+    same = sources.exists() and unchanged(listing, sources)
+    return stage.stale(study.out) or ("" if same else "the files of the data folder changed")
+
+
+def images(study: Study, listing: Listing) -> Files:
+    """Read headers and pixels of the data folder -> cohort.csv and the image store."""
+    started, screen = time.perf_counter(), study.screen
+    correct = corrections.correct if study.cleaned else None
+    with explained(), screen.bar("Headers") as progress:
+        found = read_cohort(study.data, study.sheet, cores(), progress, correct)
+    settings = study.lasting | identity(study, found)
+    if not study.overwrite:
+        manifest.check(study.out, settings)
+    check_disk(study, len(found.mammograms))
+    with explained(), screen.bar("Images") as progress:
+        rows = build_store(found.mammograms, study.out, study.recipe, cores(), progress)
+    groups = identical(found.mammograms, rows)
+    names = [file_name(m.image, study.recipe.quality) for m in found.mammograms]
+    files = dict.fromkeys(["images.npy", "images.csv", *names])
+    files |= {
+        "cohort.csv": cohort_csv(found.mammograms, groups),
+        "flow.json": json.dumps(found.flow, indent=1) + "\n",
+    }
+    # Only now, since a bad file must cost nothing that was there
+    manifest.claim(study.out, settings, study.overwrite, keep=files)
+    sources = {"sources.csv": sources_csv(found.mammograms, study.data, listing)}
+    remake(study.out, Stage("sources", (), {}, lambda: sources, part="unverified"))
+    note(study, {"prepare": cost(time.perf_counter() - started, len(rows))})
+    report(study, found, groups, mean_aspect(rows))
+    return files
+
+
+def report(study: Study, found: Cohort, groups: dict[str, str], aspect: float) -> None:
+    """Say what came in, what was corrected, and which patients have images in common."""
+    lines = [", ".join(f"{name} {count}" for name, count in found.flow.items()) + ".", *found.notes]
+    lines.append(f"Mean aspect of the breast crops {aspect:.2f} (the paper's {ASPECT:.2f}).")
+    for group in sorted({group for patient, group in groups.items() if patient != group}):
+        tied = " = ".join(patient for patient in sorted(groups) if groups[patient] == group)
+        lines.append(f"Identical images tie patients together: {tied}.")
+    for line in lines:
+        study.screen.say(line)
+
+
+def cost(seconds: float, images: int) -> dict[str, float]:
+    """What the images took, as run.json has it."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, else in KiB
+    users = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    memory = unit * max(resource.getrusage(user).ru_maxrss for user in users)
+    return {"seconds": seconds, "images_per_second": images / seconds, "peak_memory": memory}
+
+
+def images_settings(study: Study) -> dict[str, object]:
+    """What the images depend on besides the DICOM files."""
+    ours = asdict(study.recipe)
+    settings = {"size": [study.recipe.height, study.recipe.width], "version": VERSION}
+    for name, usual in IMAGE_CHOICES.items():
+        if ours[name] != usual:
+            settings[name] = str(ours[name])
+    if study.cleaned:
+        settings["corrections"] = sha256(corrections.FILE)
+    return settings
+
+
+def identity(study: Study, found: Cohort) -> dict[str, str]:
+    """What the outputs folder is about: the images' names, and what the tables' titles say."""
+    images, count = digest([m.image for m in found.mammograms]), len(found.mammograms)
+    if (study.data / phantom.MARKER).exists():
+        kind = "synthetic cohort, not CMMD"
+    elif not found.is_cmmd:
+        kind = "not CMMD"
+    elif study.cleaned:
+        kind = f"CMMD, cleaned ({count} images)"
+    else:
+        kind = "CMMD" if count == IMAGES else f"{count} of CMMD's {IMAGES} labelled images"
+    return {"cohort": kind, "images": f"{count} images {images[:12]}"}
+
+
+def check_disk(study: Study, count: int) -> None:
+    """Say how large the image store will be, and refuse where it cannot fit."""
+    height, width = study.recipe.height, study.recipe.width
+    need = 1.4 * count * height * width  # the store, and its JPEG files
+    study.out.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(study.out).free
+    study.screen.say(
+        f"{count} images -> {height} x {width}: {need / 1e9:.2f} GB; {free / 1e9:.0f} GB are free."
+    )
+    if free < need:
+        raise UserError(
+            f"The disk of {study.out} is full. Free {need / 1e9:.1f} GB, or name another --out."
+        )
+
+
+# ---- the files that were used --------------------------------------------------------------------
+
+
+def sources_csv(mammograms: Sequence[Mammogram], data: Path, listing: Listing) -> str:
+    """Which file each image came from; files that were not used have no image."""
+    image = {m.path: m.image for m in mammograms}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")  # paths are the user's: they may hold a comma
+    writer.writerow(["image", "path", "bytes", "mtime"])
+    for path, size, mtime in listing:
+        writer.writerow([image.get(data / path, ""), printable(path), size, mtime])
+    return text.getvalue()
+
+
+def unchanged(listing: Listing, sources: Path) -> bool:
+    """True while the data folder has the files that sources.csv lists: path, size and time."""
+    recorded = list(csv.reader(io.StringIO(sources.read_text())))[1:]
+    now = [[printable(path), str(size), str(mtime)] for path, size, mtime in listing]
+    return now == [row[1:] for row in recorded]
+
+
+def printable(path: str) -> str:
+    """A path as text that can be written, also where its bytes are no UTF-8."""
+    return path.encode("utf-8", "backslashreplace").decode()

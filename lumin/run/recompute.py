@@ -1,0 +1,148 @@
+"""Levels 2 and 3 of verification: predictions from weights and images, weights from seeds."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lumin.errors import UserError
+from lumin.exact import sha256
+from lumin.run import manifest, training
+from lumin.run.findings import Finding, differing, recorded
+from lumin.run.machine import describe
+from lumin.run.training import Training
+from lumin.run.verify import tensors
+from lumin.training.network import restore
+from lumin.training.train import Pixels, predict, predictions_csv
+
+# Largest difference of a probability between two stacks, whose kernels round and add up in other
+# orders. Of the demo's networks, against float64, 100 images: float32 7e-7, bfloat16 8e-3; TF32
+# rounds to 3 bits more.
+TOLERANCE = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 2e-2}
+
+
+def predictions(out: Path, trainings: Sequence[Training]) -> list[Finding]:
+    """Finished trainings of a folder -> do their predictions follow from weights and images?
+
+    The same bytes on the recorded stack; elsewhere within the precision's TOLERANCE. Without the
+    GPU that they were made on, on the CPU.
+    """
+    found = recorded(out)
+    return [predicted(found, one) for one in trainings if one.name in found["stages"]]
+
+
+def predicted(found: dict, one: Training) -> Finding:
+    """One training's predictions made again."""
+    fold, (weights, _, name) = one.fold, one.fold.files
+    there = one.out / name
+    for path in (one.out / weights, one.out / "images.npy", there):
+        if not path.is_file():
+            return Finding(one.name, name, f"{path} is not here, so not checked", None)
+    if one.stack.device.startswith("cuda") and not torch.cuda.is_available():
+        one = replace(one, stack=replace(one.stack, device="cpu"))
+    device = one.stack.settle()
+    try:
+        model = restore(fold.task, one.out / weights, one.stack, device)
+    except (UserError, RuntimeError) as error:
+        return Finding(one.name, weights, f"does not fit the network ({error})", False)
+    rows = np.concatenate([fold.test, fold.validation])
+    pixels = Pixels(one.out / "images.npy", device)
+    made = predictions_csv(fold, rows, predict(fold.task, model, pixels, rows))
+    if made == there.read_text():
+        return Finding(one.name, name, "follows from the weights: the same bytes", True)
+    far, limit = largest(made, there.read_text()), TOLERANCE[one.stack.precision]
+    stack = stack_differences(found, one)
+    if stack:
+        what = f"{apart(far)}, tolerance {limit:g} on another {', '.join(stack)}"
+        return Finding(one.name, name, what, far <= limit)
+    what = f"does not follow from the weights, on the same stack: {apart(far)}"
+    return Finding(one.name, name, what, False)
+
+
+def stack_differences(found: dict, one: Training) -> list[str]:
+    """In what the recorded stack of a training is not the one it has here."""
+    there = found["stacks"].get(found["stages"].get(one.name, {}).get("stack"), {})
+    return differing(there, describe(one.stack))
+
+
+def largest(a: str, b: str) -> float:
+    """Two predictions files -> the largest difference of a probability; infinite for other images.
+
+    >>> largest("image,mass\\nA,0.5\\n", "image,mass\\nA,0.25\\n")
+    0.25
+    """
+    one, other = (re.split("[,\n]", text) for text in (a, b))
+    try:
+        far = [abs(float(x) - float(y)) for x, y in zip(one, other, strict=True) if x != y]
+    except ValueError:  # words that are not the same, or more of them
+        return math.inf
+    return float(np.max(far, initial=0.0))  # nan where one is
+
+
+def apart(far: float) -> str:
+    """How far two predictions files are apart, in words."""
+    return "other images or columns" if far == math.inf else f"largest difference {far:.2g}"
+
+
+def retrained(
+    one: Training, folder: Path, say: Callable[[dict], None] = lambda line: None
+) -> list[Finding]:
+    """A finished training, done again in another folder -> are its files the same?
+
+    Bitwise on the recorded stack. On another one a training takes another course, so the distance
+    of its predictions is told but not judged.
+    """
+    found = recorded(one.out)
+    why_not = unfit(found, one)
+    if why_not:
+        return [why_not]
+    for name in (*one.made_from, "images.npy"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to((one.out / name).resolve())
+    training.run(replace(one, out=folder), say, lambda: False)
+    stack = stack_differences(found, one)
+    findings = []
+    for name in one.fold.files:
+        what = changes(one.out / name, folder / name)
+        if what:
+            findings.append(Finding(one.name, name, what, None if stack else False))
+    if findings and stack:
+        what = f"trained on another {', '.join(stack)}: not expected to be equal"
+        findings.append(Finding(one.name, "", what, None))
+    same = "trained again: weights, history and predictions are the same bytes"
+    return findings or [Finding(one.name, "", same, True)]
+
+
+def unfit(found: dict, one: Training) -> Finding | None:
+    """Why a training cannot be done again here, or is known to give a different result."""
+    if one.name not in found["stages"]:
+        what = "is not finished, so there is nothing to compare with"
+        return Finding(one.name, "", what, None)
+    if one.stack.device.startswith("cuda") and not torch.cuda.is_available():
+        what = f"was trained on {one.stack.device}; no GPU is here to train it again"
+        return Finding(one.name, "", what, None)
+    if one.start and not one.start.is_file():
+        what = f"its starting weights, {one.start.name}, are not here"
+        return Finding(one.name, "", what, None)
+    changed = differing(found["stages"][one.name]["inputs"], one.stage().inputs(one.out))
+    if changed:
+        what = f"was made from another {', '.join(changed)} than is here"
+        return Finding(one.name, "", what, False)
+    return None
+
+
+def changes(there: Path, made: Path) -> str:
+    """A training's file, and the same made again -> in what they differ; "" where in nothing."""
+    if not there.is_file():
+        return "is missing"
+    if sha256(there) == sha256(made):
+        return ""
+    if there.suffix == ".csv":
+        return apart(largest(there.read_text(), made.read_text()))
+    if there.suffix == ".safetensors":
+        return "; ".join(tensors(there, manifest.tensors(made)))
+    return "other losses"

@@ -1,0 +1,232 @@
+"""The pipeline of a study, one row a stage: images -> split -> 25 trainings -> tables.
+
+The functions of the heart do the work; a stage says which files go in and which come out. The
+images have a file of their own, prepare.py.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+from lumin.data import split
+from lumin.data.mammogram import Mammogram, read_cohort_csv
+from lumin.errors import UserError
+from lumin.evaluation import tables
+from lumin.evaluation.markdown import Provenance
+from lumin.exact import digest, seed, sha256
+from lumin.paper.published import TABLE1, TABLE2, TABLES, tasks_of
+from lumin.paper.recipe import departures
+from lumin.paper.stated import FOLDS
+from lumin.run import manifest
+from lumin.run.make import Stage, make
+from lumin.run.prepare import prepare
+from lumin.run.study import Study
+from lumin.run.training import Training
+from lumin.training import network
+from lumin.training.fold import make_fold
+from lumin.training.tasks import Task
+
+# Raised by hand when a stage's code changes meaning
+VERSIONS = {"split": 1, "train": 3, "tables": 2}
+WAIT = 1800.0  # seconds to wait for another process to finish with images, split or a table
+
+
+def pipeline(study: Study) -> dict[str, Stage]:
+    """Every stage after the images, by name, in order."""
+    rows = [split_stage(study)]
+    rows += [training.stage() for training in all_trainings(study)]
+    rows += [table_stage(study, name) for name in TABLES]
+    return {row.name: row for row in rows}
+
+
+# ---- split ---------------------------------------------------------------------------------------
+
+
+def split_stage(study: Study) -> Stage:
+    """cohort.csv -> split.csv, those of tasks with a split of their own, seeds.csv."""
+    own = own_splits(study)
+    settings: dict[str, object] = {"seed": study.seed, "test": study.recipe.test_share}
+    settings |= {"version": VERSIONS["split"]} | ({"own splits": own} if own else {})
+    make = partial(make_split, study)
+    return Stage("split", ("cohort.csv",), settings, make, ("scipy",), quick=True)
+
+
+def make_split(study: Study) -> dict[str, str]:
+    """cohort.csv and the seed -> the split files and seeds.csv."""
+    mammograms, groups = read_cohort_csv(study.out / "cohort.csv")
+    files = {}
+    for name in ("", *own_splits(study)):
+        drawn = seed(study.seed, "split", name) if name else study.seed
+        roles, notes = split.split(mammograms, groups, drawn, study.recipe.test_share)
+        files[split_file(name)] = split.split_csv(roles, groups)
+        for note in notes:
+            study.screen.say(f"Split: {note}")
+    lines = ["task,fold,seed\n"]
+    for task, fold in product(study.tasks, range(FOLDS)):
+        lines.append(f"{task},{fold},{seed(training_seed(study), task, fold)}\n")
+    return files | {"seeds.csv": "".join(lines)}
+
+
+def own_splits(study: Study) -> list[str]:
+    """The names of the splits that single tasks have beside the one they share."""
+    return sorted({task.split for task in study.tasks.values()} - {""})
+
+
+def split_file(name: str) -> str:
+    """A split's name -> its file."""
+    return f"split-{name}.csv" if name else "split.csv"
+
+
+def training_seed(study: Study) -> int:
+    """The seed of all that trainings draw: the study's, or one derived from it where redrawn."""
+    again = study.recipe.redraw
+    return seed(study.seed, "redraw", again) if again else study.seed
+
+
+# ---- trainings -----------------------------------------------------------------------------------
+
+
+def trainings(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]:
+    """(task, fold) pairs -> their trainings, each after the one that it starts from."""
+    mammograms, _ = read_cohort_csv(study.out / "cohort.csv")
+    wanted, tasks = list(wanted), study.tasks
+    upstream = [(tasks[name].init, fold) for name, fold in wanted if tasks[name].init in tasks]
+    found = []
+    for name, fold in dict.fromkeys([*upstream, *wanted]):
+        found.append(training(study, tasks[name], fold, mammograms))
+    return found
+
+
+def training(study: Study, task: Task, number: int, mammograms: Sequence[Mammogram]) -> Training:
+    """One fold of one task, with all that its files depend on."""
+    roles = split.read_split_csv(study.out / split_file(task.split))
+    made_from = ["cohort.csv", "images.csv", split_file(task.split)]
+    method = digest([asdict(task), study.method])
+    settings: dict[str, object] = {"version": VERSIONS["train"], "method": method}
+    start: Path | None
+    if task.init in study.tasks:  # fold k starts from fold k (2.2.3)
+        weights = f"weights/{task.init}/fold{number}.safetensors"
+        start = study.out / weights
+        made_from.append(weights)
+    else:
+        start = network.imagenet() if study.recipe.weights == "imagenet" else study.start
+        settings["start"] = study.recipe.weights
+    return Training(
+        out=study.out,
+        fold=make_fold(task, number, training_seed(study), study.recipe, mammograms, roles),
+        stack=study.stack,
+        start=start,
+        made_from=tuple(made_from),
+        settings=settings,
+    )
+
+
+def all_trainings(study: Study) -> list[Training]:
+    """The paper's 25."""
+    return trainings(study, product(study.tasks, range(FOLDS)))
+
+
+def one_training(study: Study, name: str) -> Training:
+    """A name such as mlmc/0 or mlmc/fold0 -> that training. Raises UserError for another name."""
+    for one in all_trainings(study):
+        if one.name.removeprefix("train/") in (name, name.replace("/", "/fold")):
+            return one
+    raise UserError(f"There is no training {name}. Use TASK/FOLD, such as mlmc/0.")
+
+
+def lacking(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]:
+    """What of `wanted` is not trained, in an order in which it can be."""
+    return to_do(trainings(study, wanted))
+
+
+def to_do(wanted: Sequence[Training]) -> list[Training]:
+    """Which of the trainings are stale or start from one that is, in the same order."""
+    todo: list[Training] = []
+    for one in wanted:
+        upstream = [earlier.out / earlier.fold.files[0] for earlier in todo]
+        if one.start in upstream or one.stale():
+            todo.append(one)
+    return todo
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def provenance(study: Study) -> Provenance:
+    """What every table says of its run."""
+    cohort = manifest.read(study.out)["settings"]["cohort"]
+    split_sha256 = sha256(study.out / "split.csv")
+    left_out = departures(study.recipe, study.stack.precision, study.alternative)
+    return Provenance(cohort, study.seed, split_sha256, left_out)
+
+
+def table_stage(study: Study, name: str) -> Stage:
+    """Cohort, split and the predictions of its tasks -> one of the paper's tables."""
+    made_from = ["cohort.csv", "split.csv", "flow.json"]
+    for task, fold in product(tasks_of(name), range(FOLDS)):
+        made_from.append(f"predictions/{task}/fold{fold}.csv")
+    settings = {
+        "version": VERSIONS["tables"],
+        "provenance": digest(provenance(study)),
+        "paper": digest([TABLE1, sorted(TABLE2.items())]),
+    }
+    return Stage(
+        name=name,
+        made_from=tuple(made_from),
+        settings=settings,
+        make=partial(make_table, study, name),
+        packages=("numpy", "scikit-learn", "scipy"),
+        quick=True,
+    )
+
+
+def make_table(study: Study, name: str) -> dict[str, str]:
+    """Name -> the table's files, from the outputs folder alone."""
+    mammograms, _ = read_cohort_csv(study.out / "cohort.csv")
+    roles, about = split.read_split_csv(study.out / "split.csv"), provenance(study)
+    if name == "table1":
+        flow = json.loads((study.out / "flow.json").read_text())
+        table = tables.table1(mammograms, roles, flow, about)
+    else:
+        table = tables.table2(name, study.out, mammograms, roles, about)
+    return {f"tables/{name}.md": table.markdown, f"tables/{name}.json": table.json}
+
+
+# ---- made where they are missing -----------------------------------------------------------------
+
+
+def tabulate(study: Study, name: str) -> None:
+    """Make a table where it is missing; its trainings must be there."""
+    with manifest.claim_folder(study.out, patience=WAIT):
+        make(study.out, table_stage(study, name))
+
+
+def images_and_split(study: Study) -> None:
+    """Both, made where they are missing."""
+    with manifest.claim_folder(study.out, patience=WAIT):
+        prepare(study)
+        if make(study.out, split_stage(study)):
+            study.screen.say("Split: done.")
+    old = outdated(study)
+    if old:
+        study.screen.say(
+            f"{study.out} was made by an earlier version of lumin. To be made again, each kept "
+            f"until then: {', '.join(old)}."
+        )
+
+
+def outdated(study: Study) -> list[str]:
+    """What an earlier version of the code left: trainings counted, tables named."""
+    recorded, tables, count = manifest.read(study.out)["stages"], [], 0
+    for name, stage in pipeline(study).items():
+        inputs = recorded.get(name, {"inputs": stage.settings})["inputs"]
+        if inputs.get("version") != stage.settings["version"]:
+            if name.startswith("train/"):
+                count += 1
+            else:
+                tables.append(name)
+    trainings = [f"{count} training{'s' * (count != 1)}"] if count else []
+    return trainings + tables

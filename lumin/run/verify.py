@@ -1,0 +1,262 @@
+"""Level 1 of verification: are the files as recorded, and do they follow from each other?
+
+Anywhere, in seconds, without the data. Every check returns findings: what agrees in one line a
+stage, what does not in one line a file. Nothing is unpickled, and nothing is written to the folder
+that is checked. recompute.py goes on from there with levels 2 and 3, compare.py with two folders.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+
+from lumin.data.store import decode, file_name, read_images_csv
+from lumin.exact import digest, sha256
+from lumin.paper.recipe import PAPER
+from lumin.run import manifest
+from lumin.run.findings import Finding, differing, in_order, recorded, some
+from lumin.run.make import Stage
+
+LARGE = ("images", "images.npy", "weights")  # what a sender may leave out: as a whole or not at all
+# Where a file that no stage made has no business, and where it may be
+STRICT = ("weights", "history", "predictions", "tables")
+FREE = (
+    "figures",
+    "report.html",
+    "logs",
+    "phantom",
+    "sensitivity",
+    manifest.MANIFEST,
+    manifest.SUMS,
+)
+# What a quick stage follows from, where not from the predictions
+SOURCES = {
+    "split": "cohort and seed",
+    "table1": "cohort and split",
+    "audit": "the published figures",
+}
+# Heading and key of what a solver fits, and how far apart libraries may do so
+REFITTED, REFIT_TOLERANCE = ("Without an image", "without images"), 1e-4
+
+
+# ---- the manifest and the files ------------------------------------------------------------------
+
+
+def hashes(out: Path) -> list[Finding]:
+    """Outputs folder -> has every file its hash, and was every stage made from what is there?"""
+    found = recorded(out)
+    made = found["stages"] | found["unverified"]
+    known: dict[str, str] = {}
+    for entry in found["stages"].values():
+        known |= entry["files"]
+    absent = [part for part in LARGE if not present(out, part)]
+    findings = []
+    for stage in in_order(made):
+        entry = made[stage]
+        here = [name for name in entry["files"] if name.split("/")[0] not in absent]
+        gone = [name for name in entry["files"] if name not in here]
+        if gone:
+            findings.append(Finding(stage, "", f"{some(gone)}: not here, so not checked", None))
+        wrong = []
+        for name in here:
+            wrong += [Finding(stage, name, what, False) for what in altered(out, name, entry)]
+        wrong += [Finding(stage, name, what, False) for name, what in origins(entry, known)]
+        if digest(found["stacks"].get(entry["stack"]))[:12] != entry["stack"]:
+            what = "its stack is missing or was altered"
+            wrong.append(Finding(stage, manifest.MANIFEST, what, False))
+        count = f"{len(here)} file{'s' * (len(here) != 1)} as recorded"
+        findings += wrong or [Finding(stage, "", count, True)]
+    return findings + unlisted(out, {name for entry in made.values() for name in entry["files"]})
+
+
+def present(out: Path, part: str) -> bool:
+    """Is there such a file, or a folder with anything in it?"""
+    return (out / part).is_file() or any(path.is_file() for path in (out / part).rglob("*"))
+
+
+def altered(out: Path, name: str, entry: Mapping) -> Iterator[str]:
+    """What is wrong with one file of a stage: outside the folder, missing, altered."""
+    path = out / name
+    if not path.resolve().is_relative_to(out.resolve()):
+        yield "lies outside the outputs folder"
+    elif not path.is_file():
+        yield "is missing"
+    else:
+        if sha256(path) != entry["files"][name]:
+            yield "was altered: its SHA-256 is not the recorded one"
+        if name.endswith(".safetensors"):
+            yield from tensors(path, entry.get("tensors", {}).get(name, {}))
+
+
+def tensors(path: Path, expected: Mapping[str, str]) -> Iterator[str]:
+    """Which tensors of a file do not have the recorded hashes, in words; nothing where all have."""
+    try:
+        changed = differing(manifest.tensors(path), expected)
+        if changed:
+            yield f"other tensors: {some(changed)}"
+    except (SafetensorError, ValueError, KeyError) as error:
+        yield f"holds no readable tensors ({error})"
+
+
+def origins(entry: Mapping, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Which recorded inputs of a stage are not the outputs that other stages recorded, and why."""
+    for name, sha in entry["inputs"].items():
+        if "." in name and sha != known.get(name):  # the others are settings
+            if name in known:
+                yield name, "it was made from another version of this file"
+            else:
+                yield name, "it was made from this file, which no recorded stage made"
+
+
+def unlisted(out: Path, listed: set[str]) -> list[Finding]:
+    """Files that no stage made. Hidden ones do not count: they are in flight, or were."""
+    others = []
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if path.is_file() and not hidden and name not in listed and name.split("/")[0] not in FREE:
+            others.append(name)
+    findings, notes = [], []
+    for name in others:
+        if name.split("/")[0] in STRICT:
+            what = "no finished stage of the manifest made it"
+            findings.append(Finding("manifest", name, what, False))
+        else:
+            notes.append(name)
+    if notes:
+        findings.append(Finding("manifest", "", f"not in the manifest: {some(notes)}", None))
+    return findings
+
+
+# ---- what follows from what ----------------------------------------------------------------------
+
+
+def made_with(out: Path, stages: Iterable[Stage]) -> list[Finding]:
+    """Outputs folder and the stages as they would be made -> recorded inputs that are others."""
+    entries, findings = recorded(out)["stages"], []
+    for stage in stages:
+        if stage.name in entries:
+            inputs = entries[stage.name]["inputs"]
+            wrong = [k for k, value in stage.settings.items() if inputs.get(k) != value]
+            wrong += [name for name in stage.made_from if name not in inputs]
+            if wrong:
+                what = f"was made with different inputs: {', '.join(wrong)}"
+                findings.append(Finding(stage.name, manifest.MANIFEST, what, False))
+    return findings
+
+
+def remade(out: Path, stages: Iterable[Stage]) -> list[Finding]:
+    """Outputs folder and quick stages, such as tables -> is each what its inputs give today?
+
+    The same bytes, but for the regressions without an image: to 1e-4 between solvers.
+    """
+    entries = recorded(out)["stages"]
+    return [f for stage in stages if stage.name in entries for f in follows(out, stage)]
+
+
+def follows(out: Path, stage: Stage) -> list[Finding]:
+    """One stage made again -> findings."""
+    source = SOURCES.get(stage.name, "the predictions")
+    try:
+        made = {name: str(content) for name, content in stage.make().items()}
+        there = {name: (out / name).read_text() for name in made}
+    except (ValueError, LookupError, AssertionError, OSError) as error:  # an altered input
+        what = f"cannot be made again ({type(error).__name__}: {error})"
+        return [Finding(stage.name, "", what, False)]
+    if there == made:
+        return [Finding(stage.name, "", f"follows from {source}: the same bytes", True)]
+    findings, nearest = [], 0.0
+    for name, text in made.items():
+        wrong, near = differences(name, there[name], text)
+        nearest = max(nearest, near)
+        if wrong:
+            detail = f": {some(wrong)}" if name.endswith(".json") else ""
+            what = f"does not follow from {source}{detail}"
+            findings.append(Finding(stage.name, name, what, False))
+    regressions = f"regressions without an image to {nearest:.1g} ({REFIT_TOLERANCE:g})"
+    what = f"follows from {source}; {regressions}"
+    return findings or [Finding(stage.name, "", what, True)]
+
+
+def differences(name: str, there: str, made: str) -> tuple[list[str], float]:
+    """A file and the same made again -> where they differ, and by how much at most elsewhere."""
+    if there == made:
+        return [], 0.0
+    if name.endswith(".json"):
+        try:
+            return unequal(json.loads(there), json.loads(made))
+        except ValueError:
+            return ["all of it"], 0.0
+    return ([] if rest(there) == rest(made) else [name]), 0.0
+
+
+def rest(markdown: str) -> str:
+    """A table's text without the section of what a solver fits."""
+    section = rf"^## {REFITTED[0]}\n.*?(?=^## |^---$)"
+    return re.sub(section, "", markdown, flags=re.MULTILINE | re.DOTALL)
+
+
+def unequal(a: object, b: object, path: tuple[str, ...] = ()) -> tuple[list[str], float]:
+    """Two JSON values -> where they differ, and the largest difference that is tolerated."""
+    if isinstance(a, dict) and isinstance(b, dict) and list(a) == list(b):
+        parts = [unequal(a[key], b[key], (*path, key)) for key in a]
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = enumerate(zip(a, b, strict=True))
+        parts = [unequal(x, y, (*path, str(i))) for i, (x, y) in pairs]
+    else:
+        if isinstance(a, float | int) and isinstance(b, float | int):
+            difference = float(abs(a - b))
+        else:
+            difference = 0.0 if a == b else math.inf
+        tolerance = REFIT_TOLERANCE if REFITTED[1] in path else 0.0
+        if difference <= tolerance:
+            return [], difference
+        return [" / ".join(path) or "all of it"], 0.0
+    wrong = [name for names, _ in parts for name in names]
+    return wrong, max((largest for _, largest in parts), default=0.0)
+
+
+# ---- images --------------------------------------------------------------------------------------
+
+
+def images(out: Path) -> list[Finding]:
+    """Is every row of images.npy its image file's pixels, and both the hash in images.csv?"""
+    found = recorded(out)
+    if any(not present(out, part) for part in ("images", "images.npy")):
+        what = "the images are not here, so not checked"
+        return [Finding("prepare", "images.npy", what, None)]
+    try:
+        rows, pixels = read_images_csv(out / "images.csv"), np.load(out / "images.npy", "r")
+        assert [row.row for row in rows] == list(range(len(pixels))), "other rows"
+    except (ValueError, TypeError, OSError, AssertionError) as error:
+        what = f"cannot be read with images.npy ({error})"
+        return [Finding("prepare", "images.csv", what, False)]
+    stack = found["stacks"].get(found["stages"].get("prepare", {}).get("stack"), {})
+    decoders = sorted({str(stack.get("pillow")), version("pillow")})
+    quality = found["settings"].get("quality", PAPER.quality)
+    findings = []
+    for row in rows:
+        if hashlib.sha256(pixels[row.row].tobytes()).hexdigest() != row.sha256:
+            what = f"row {row.row}, image {row.image}: other pixels than images.csv says"
+            findings.append(Finding("prepare", "images.npy", what, False))
+        findings += picture(out, file_name(row.image, quality), row.sha256, decoders)
+    agree = f"{len(rows)} images: files, store and hashes agree"
+    return findings or [Finding("prepare", "", agree, True)]
+
+
+def picture(out: Path, name: str, sha: str, decoders: list[str]) -> Iterator[Finding]:
+    """An image file whose pixels are not the recorded ones; by another Pillow that may be."""
+    try:
+        decoded = decode((out / name).read_bytes())
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three on damaged files
+        yield Finding("prepare", name, f"cannot be decoded ({error})", False)
+        return
+    if hashlib.sha256(decoded.tobytes()).hexdigest() != sha:
+        what = f"other pixels than images.csv says, by Pillow {' and '.join(decoders)}"
+        yield Finding("prepare", name, what, False if len(decoders) == 1 else None)

@@ -1,0 +1,580 @@
+"""Cells of Table 2 by hand and against scikit-learn; rules without images; is one classifier
+better?
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.stats
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss, f1_score, recall_score, roc_auc_score
+
+from lumin.evaluation import cells, inference
+from lumin.evaluation.baselines import without_images
+from lumin.evaluation.cells import cell, compare, estimates
+from lumin.evaluation.predictions import Scored, by_breast, ensemble, read_scores
+from lumin.paper.published import GROUPS, comparisons
+from lumin.paper.stated import ALPHA
+from lumin.training.tasks import BY_NAME as TASKS
+
+CLASSES = {
+    "findings": ("calcification", "mass"),
+    "pathology": ("benign", "malignant"),
+    "subtype": ("non_luminal", "luminal"),
+}
+BY_NAME = {group.name: group for group in GROUPS}
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Draws enough for a test."""
+    monkeypatch.setattr(cells, "DRAWS", 200)
+    monkeypatch.setattr(cells, "PERMUTATIONS", 499)
+
+
+def image(
+    patient, view="CC", laterality="L", abnormality="mass", malignant=1, luminal=None, age="50"
+):
+    return SimpleNamespace(
+        image=f"{patient}.{laterality}.{view}",
+        patient=patient,
+        laterality=laterality,
+        view=view,
+        age=age,
+        calcification=int(abnormality != "mass"),
+        mass=int(abnormality != "calcification"),
+        malignant=malignant,
+        luminal=luminal,
+    )
+
+
+def judged(group, positive, scores, first=None):
+    """Labels and scores of the second class (and, for findings, of the first) -> Scored, two images
+    a patient.
+    """
+    names = CLASSES[group]
+    positive, scores = np.array(positive), np.array(scores, float)
+    labels = {names[0]: 1 - positive, names[1]: positive}
+    said = {names[0]: 1 - scores, names[1]: scores}
+    if first:
+        labels[names[0]], said[names[0]] = np.array(first[0]), np.array(first[1], float)
+    patients = np.array([f"p{i // 2:03d}" for i in range(len(positive))])
+    return Scored(BY_NAME[group], patients, np.char.add(patients, " L"), labels, said)
+
+
+def random_table(group, seed=0, images=60, models=5, skill=0.3):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(rng.random((2, images // 2)) < 0.6, 2, axis=1).astype(int)
+    scores = np.clip(rng.random((2, models, images)) * (1 - skill) + skill * labels[:, None], 0, 1)
+    first = (labels[0], scores[0]) if group == "findings" else None
+    return judged(group, labels[1], scores[1], first)
+
+
+def repeated(table):
+    """Every patient has another breast, of the same labels and scores."""
+    return Scored(
+        table.group,
+        np.tile(table.patients, 2),
+        np.concatenate([table.breasts, np.char.replace(table.breasts, " L", " R")]),
+        {name: np.tile(label, 2) for name, label in table.labels.items()},
+        {name: np.tile(score, 2) for name, score in table.scores.items()},
+    )
+
+
+def value(table, name):
+    return cell(table, name)
+
+
+# ---- cells ---------------------------------------------------------------------------------------
+
+
+def test_subtype_cells_by_hand():
+    """Three luminal images, one non-luminal.
+
+    Model 0 calls images 0 and 1 luminal: TP 2, FN 1, so luminal 4/5; non-luminal TP 1, FP 1, so
+    2/3; all pairs won. Model 1 calls images 0 and 3 luminal: TP 1, FP 1, FN 2, so 2/5; non-luminal
+    0; one pair of three won."""
+    table = judged("subtype", [1, 1, 1, 0], [[0.9, 0.8, 0.4, 0.3], [0.9, 0.2, 0.4, 0.6]])
+    assert BY_NAME["subtype"].cells == ("non_luminal", "luminal", "macro subtype", "auc subtype")
+    np.testing.assert_allclose(value(table, "luminal"), [4 / 5, 2 / 5])
+    np.testing.assert_allclose(value(table, "non_luminal"), [2 / 3, 0])
+    np.testing.assert_allclose(value(table, "macro subtype"), [(4 / 5 + 2 / 3) / 2, 1 / 5])
+    np.testing.assert_allclose(value(table, "auc subtype"), [1, 1 / 3])
+
+
+def test_findings_cells_by_hand():
+    """Calcification, mass, both. Calcification is called in 0 and 1 (F1 1/2, half of the pairs),
+    mass rightly.
+    """
+    table = judged("findings", [0, 1, 1], [[0.1, 0.7, 0.8]], first=([1, 0, 1], [[0.9, 0.6, 0.2]]))
+    assert BY_NAME["findings"].cells == ("calcification", "mass", "macro findings", "auc findings")
+    assert value(table, "calcification").tolist() == [0.5]
+    assert value(table, "mass").tolist() == [1]
+    assert value(table, "macro findings").tolist() == [0.75]
+    assert value(table, "auc findings").tolist() == [0.75]
+
+
+def test_an_image_of_both_findings_asks_for_both():
+    table = judged("findings", [1], [[0.9]], first=([1], [[0.9]]))
+    assert value(table, "calcification") == value(table, "mass") == 1
+
+
+def test_at_a_probability_of_one_half_the_first_class_is_chosen():
+    table = judged("pathology", [0, 1], [[0.5, 0.5]])
+    assert value(table, "benign").tolist() == [2 / 3]
+    assert value(table, "malignant").tolist() == [0]
+
+
+@pytest.mark.parametrize("group", CLASSES)
+def test_cells_against_scikit_learn(group):
+    table = random_table(group)
+    first, second = CLASSES[group]
+    for model in range(5):
+        predicted = {name: table.scores[name][model] > 0.5 for name in (first, second)}
+        if group != "findings":
+            predicted[first] = ~predicted[second]
+        f1 = {name: f1_score(table.labels[name], predicted[name]) for name in (first, second)}
+        areas = {
+            name: roc_auc_score(table.labels[name], table.scores[name][model])
+            for name in (first, second)
+        }
+        assert value(table, first)[model] == pytest.approx(f1[first])
+        assert value(table, second)[model] == pytest.approx(f1[second])
+        assert value(table, f"macro {group}")[model] == pytest.approx((f1[first] + f1[second]) / 2)
+        area = (areas[first] + areas[second]) / 2 if group == "findings" else areas[second]
+        assert value(table, f"auc {group}")[model] == pytest.approx(area)
+
+
+@pytest.mark.parametrize("group", CLASSES)
+def test_weights_of_one_change_no_cell(group):
+    table = random_table(group)
+    for name in BY_NAME[group].cells:
+        weighted = cell(table, name, np.ones((3, 60)))
+        assert weighted.shape == (5, 3)
+        np.testing.assert_allclose(weighted, np.repeat(value(table, name)[:, None], 3, 1))
+
+
+# ---- from files ----------------------------------------------------------------------------------
+
+IMAGES = [
+    image("D1-0001", "CC", abnormality="calcification", malignant=0),
+    image("D1-0001", "MLO", abnormality="calcification", malignant=0),
+    image("D2-0002", "CC", abnormality="both", luminal=1),
+    image("D2-0002", "MLO", abnormality="both", luminal=1),
+    image("D2-0003", "CC", "R", luminal=0),
+]
+
+
+def write_predictions(out, task, outputs, probabilities, mammograms=IMAGES):
+    """(5, n, outputs) -> five files, with a validation image of another role among the rows."""
+    for fold, table in enumerate(probabilities):
+        lines = [f"image,patient,laterality,view,role,{','.join(outputs)}"]
+        for m, row in zip(mammograms, table, strict=True):
+            lines.append(
+                f"{m.image},{m.patient},{m.laterality},{m.view},test,{','.join(map(str, row))}"
+            )
+        lines.insert(2, f"9.9,D1-0009,L,CC,fold{fold},{','.join(['0.123'] * len(outputs))}")
+        path = out / f"predictions/{task}/fold{fold}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+
+
+def test_the_test_images_are_read_and_no_other(tmp_path):
+    said = np.random.default_rng(0).random((5, 5, 2)).round(9)
+    write_predictions(tmp_path, "mass-calc", CLASSES["findings"], said)
+    table = read_scores(tmp_path, "mass-calc", BY_NAME["findings"], IMAGES[::-1])
+    assert table.scores["calcification"].tolist() == said[:, :, 0].tolist()
+    assert table.scores["mass"].tolist() == said[:, :, 1].tolist()
+    assert table.labels["calcification"].tolist() == [1, 1, 1, 1, 0]
+    assert table.labels["mass"].tolist() == [0, 0, 1, 1, 1]
+    assert table.patients.tolist() == ["D1-0001", "D1-0001", "D2-0002", "D2-0002", "D2-0003"]
+    assert len(set(table.breasts)) == 3
+
+
+def test_the_benign_of_mlmc_is_the_negative_class_of_its_third_output(tmp_path):
+    said = np.random.default_rng(1).random((5, 5, 3)).round(9)
+    write_predictions(tmp_path, "mlmc", ("calcification", "mass", "malignant"), said)
+    table = read_scores(tmp_path, "mlmc", BY_NAME["pathology"], IMAGES)
+    assert table.scores["malignant"].tolist() == said[:, :, 2].tolist()
+    np.testing.assert_allclose(table.scores["benign"], 1 - said[:, :, 2])
+    assert table.labels["benign"].tolist() == [1, 1, 0, 0, 0]
+    predicted = said[0, :, 2] > 0.5
+    expected = f1_score([1, 1, 0, 0, 0], ~predicted, zero_division=0)
+    assert value(table, "benign")[0] == pytest.approx(expected)
+    findings = read_scores(tmp_path, "mlmc", BY_NAME["findings"], IMAGES)
+    assert findings.scores["mass"].tolist() == said[:, :, 1].tolist()
+
+
+def test_a_luminal_task_is_read(tmp_path):
+    said = np.array([[[0.25, 0.75], [0.5, 0.5], [0.875, 0.125]]] * 5)
+    write_predictions(tmp_path, "luminal-transfer", CLASSES["subtype"], said, IMAGES[2:])
+    table = read_scores(tmp_path, "luminal-transfer", BY_NAME["subtype"], IMAGES)
+    assert table.labels["luminal"].tolist() == [1, 1, 0]
+    assert table.labels["non_luminal"].tolist() == [0, 0, 1]
+    assert table.scores["luminal"][4].tolist() == [0.75, 0.5, 0.125]
+
+
+def test_fold_models_that_judged_other_images_are_not_put_together(tmp_path):
+    write_predictions(tmp_path, "mass-calc", CLASSES["findings"], np.full((5, 5, 2), 0.5))
+    path = tmp_path / "predictions/mass-calc/fold3.csv"
+    path.write_text(path.read_text().replace(IMAGES[0].image, "7.7"))
+    with pytest.raises(AssertionError, match="same test images"):
+        read_scores(tmp_path, "mass-calc", BY_NAME["findings"], IMAGES)
+
+
+# ---- breasts and ensembles -----------------------------------------------------------------------
+
+
+def test_a_breast_is_the_mean_of_its_views_by_hand():
+    table = Scored(
+        BY_NAME["subtype"],
+        np.array(["b", "a", "b", "a", "a"]),
+        np.array(["b L", "a R", "b L", "a R", "a L"]),
+        {"non_luminal": np.array([0, 1, 0, 1, 1]), "luminal": np.array([1, 0, 1, 0, 0])},
+        {
+            "luminal": np.array([[0.25, 0.5, 0.75, 0, 1], [1, 1, 0, 0, 0.5]]),
+            "non_luminal": np.array([[0.75, 0.5, 0.25, 1, 0], [0, 0, 1, 1, 0.5]]),
+        },
+    )
+    found = by_breast(table)
+    assert found.breasts.tolist() == ["a L", "a R", "b L"]
+    assert found.patients.tolist() == ["a", "a", "b"]
+    assert found.labels["luminal"].tolist() == [0, 0, 1]
+    assert found.scores["luminal"].tolist() == [[1, 0.25, 0.5], [0.5, 0.5, 0.5]]
+    assert found.scores["non_luminal"].tolist() == [[0, 0.75, 0.5], [0.5, 0.5, 0.5]]
+
+
+def test_an_ensemble_is_the_mean_of_its_models():
+    table = judged("subtype", [1, 0], [[0.25, 0.5], [0.75, 1.0]])
+    assert ensemble(table).scores["luminal"].tolist() == [[0.5, 0.75]]
+    assert ensemble(table).labels["luminal"].tolist() == [1, 0]
+
+
+# ---- estimates -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", CLASSES)
+def test_estimates_are_cells_with_an_interval(group, few):
+    table = random_table(group)
+    found = estimates(table, 0)
+    assert tuple(found) == BY_NAME[group].cells
+    for name, estimate in found.items():
+        assert estimate.folds == tuple(value(table, name))
+        assert estimate.mean == pytest.approx(np.mean(estimate.folds))
+        assert estimate.sd == pytest.approx(np.std(estimate.folds, ddof=1))
+        assert estimate.low < estimate.mean < estimate.high
+    assert estimates(table, 0) == found
+
+
+@pytest.mark.parametrize("group", CLASSES)
+def test_intervals_are_by_patient(group, few):
+    """Other breasts of a patient that repeat what the first one says make no interval narrower."""
+    table = random_table(group)
+    found = estimates(table, 0)
+    for name, estimate in estimates(repeated(table), 0).items():
+        assert (estimate.low, estimate.high) == pytest.approx(
+            (found[name].low, found[name].high)
+        ), name
+
+
+@pytest.mark.parametrize("group", ["pathology", "subtype"])
+def test_the_interval_of_an_auc_is_delongs_with_patients_as_clusters(group, few):
+    table, positive = random_table(group), CLASSES[group][1]
+    found = estimates(table, 0)[f"auc {group}"]
+    clustered = inference.delong_interval(
+        table.labels[positive], table.scores[positive], table.patients
+    )
+    assert (found.low, found.high) == clustered
+    assert clustered != inference.delong_interval(table.labels[positive], table.scores[positive])
+
+
+def test_the_sd_of_one_model_is_undefined(few):
+    assert np.isnan(estimates(ensemble(random_table("subtype")), 0)["luminal"].sd)
+
+
+def test_more_patients_make_the_interval_narrower(few):
+    small, large = (
+        estimates(random_table("pathology", images=n), 0)["malignant"] for n in (60, 960)
+    )
+    assert (large.high - large.low) < 0.6 * (small.high - small.low)
+
+
+def test_resampling_keeps_the_images_of_each_class(few):
+    """Table 1 fixes how many there are."""
+    table = random_table("findings")
+    weights = cells.resampled(table, 3)
+    for name in CLASSES["findings"]:
+        assert set(weights @ table.labels[name]) == {float(table.labels[name].sum())}
+    assert (weights[:, ::2] == weights[:, 1::2]).all(), "a patient's images go together"
+
+
+def test_operating_against_scikit_learn():
+    table = random_table("pathology")
+    found = cells.operating(table)
+    for name in CLASSES["pathology"]:
+        label, scores = table.labels[name], table.scores[name]
+        assert found[name]["sensitivity"] == pytest.approx(
+            np.mean([recall_score(label, s > 0.5) for s in scores])
+        )
+        assert found[name]["brier"] == pytest.approx(
+            np.mean([brier_score_loss(label, s) for s in scores])
+        )
+
+
+# ---- without an image ----------------------------------------------------------------------------
+
+
+def cohort(seed=0, patients=90):
+    """Two images a patient; malignancy and subtype lean on age, findings do not; roles
+    round-robin.
+    """
+    rng, images, roles = np.random.default_rng(seed), [], {}
+    for i in range(patients):
+        age = rng.integers(30, 80)
+        malignant = int(rng.random() < age / 80)
+        luminal = int(rng.random() < 0.7) if malignant and rng.random() < 0.8 else None
+        patient = f"D{1 + (luminal is not None)}-{i:04d}"
+        roles[patient] = ("test", "fold0", "fold1", "fold2", "fold3", "fold4")[i % 6]
+        kind = ("mass", "calcification", "both")[rng.integers(3)]
+        images += [
+            image(patient, view, "L", kind, malignant, luminal, str(age)) for view in ("CC", "MLO")
+        ]
+    return images, roles
+
+
+FEATURES = {
+    "age": lambda m: [float(m.age)],
+    "abnormality": lambda m: [m.calcification, m.mass],
+    "age + abnormality": lambda m: [float(m.age), m.calcification, m.mass],
+    "ID prefix (D1 or D2)": lambda m: [float(m.patient[1] == "2")],
+}
+
+
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [
+        ("findings", ["age"]),
+        ("pathology", ["age", "abnormality", "age + abnormality", "ID prefix (D1 or D2)"]),
+        ("subtype", ["age", "abnormality", "age + abnormality"]),
+    ],
+)
+def test_rules_without_images_against_scikit_learn(group, names):
+    images, roles = cohort()
+    found = without_images(BY_NAME[group], images, roles)
+    assert list(found) == ["majority class", *(f"logistic regression on {name}" for name in names)]
+    wanted = [m for m in images if group != "subtype" or m.luminal is not None]
+    label = {
+        "mass": lambda m: m.mass,
+        "malignant": lambda m: m.malignant,
+        "luminal": lambda m: m.luminal,
+    }
+    second = CLASSES[group][1]
+    test = [m for m in wanted if roles[m.patient] == "test"]
+    for name in names:
+        table = found[f"logistic regression on {name}"]
+        assert table.labels[second].tolist() == [label[second](m) for m in test]
+        assert table.scores[second].shape == (5, len(test))
+        for fold in range(5):
+            fitting = [m for m in wanted if roles[m.patient] not in ("test", f"fold{fold}")]
+            x = np.array([FEATURES[name](m) for m in fitting])
+            mean, sd = x.mean(0), x.std(0)
+            model = LogisticRegression(class_weight="balanced" if group == "subtype" else None)
+            model.fit((x - mean) / np.where(sd > 0, sd, 1), [label[second](m) for m in fitting])
+            z = (np.array([FEATURES[name](m) for m in test]) - mean) / np.where(sd > 0, sd, 1)
+            np.testing.assert_allclose(
+                table.scores[second][fold], model.predict_proba(z)[:, 1], atol=1e-4
+            )
+
+
+def test_the_majority_rule_says_the_same_of_every_image():
+    images, roles = cohort()
+    table = without_images(BY_NAME["pathology"], images, roles)["majority class"]
+    most = np.mean([m.malignant for m in images]) > 0.5
+    assert set(table.scores["malignant"].ravel()) == {float(most)}
+    assert (table.scores["benign"] == 1 - table.scores["malignant"]).all()
+    assert value(table, "auc pathology").tolist() == [0.5] * 5
+    assert min(value(table, "benign").max(), value(table, "malignant").max()) == 0
+
+
+def test_no_rule_without_images_sees_the_test_patients():
+    """Other labels and ages of the test patients, the same rule."""
+    images, roles = cohort()
+    before = without_images(BY_NAME["pathology"], images, roles)[
+        "logistic regression on abnormality"
+    ]
+    for m in images:
+        if roles[m.patient] == "test":
+            m.malignant, m.age = 1 - m.malignant, "99"
+    after = without_images(BY_NAME["pathology"], images, roles)[
+        "logistic regression on abnormality"
+    ]
+    assert before.scores["malignant"].tolist() == after.scores["malignant"].tolist()
+
+
+def test_age_that_tells_the_class_is_found():
+    images, roles = cohort(patients=180)
+    table = without_images(BY_NAME["pathology"], images, roles)["logistic regression on age"]
+    assert value(table, "auc pathology").mean() > 0.6
+
+
+def test_rules_draw_the_classes_as_the_networks_do():
+    """The paper's weighted sampler (2.2.1) is the tasks' and the rules'."""
+    for table in comparisons().values():
+        for group, *names in table.pairs:
+            assert {TASKS[name].sampler for name in names} == {group.balanced}
+
+
+# ---- is one classifier better? -------------------------------------------------------------------
+
+
+def test_improved_folds_are_counted():
+    guess = random_table("subtype", images=120, skill=0)
+    better = random_table("subtype", 1, images=120, skill=0)
+    claims = compare(
+        ("luminal-transfer", "luminal-baseline"), guess._replace(scores=better.scores), guess, 0
+    )
+    for claim in claims:
+        assert claim.improved == sum(difference > 0 for difference in claim.differences)
+    assert any(0 < claim.improved < 5 for claim in claims)
+
+
+def p_values(claim):
+    return {test.name: test.pvalue for test in claim.tests}
+
+
+@pytest.mark.parametrize("group", CLASSES)
+def test_a_classifier_is_not_better_than_itself(group, few):
+    table = random_table(group)
+    claims = compare(("mlmc", "mass-calc"), table, table, 0)
+    assert [claim.cell for claim in claims] == list(BY_NAME[group].cells)
+    for claim in claims:
+        assert claim.differences == (0,) * 5
+        assert (claim.low, claim.high) == (0, 0)
+        assert claim.improved == 0
+        p = p_values(claim)
+        assert p["permutation"] == p["sign flip (exact)"] == 1
+        assert p["Student"] == p["Welch"] == 1
+        assert np.isnan(p["paired t"])  # 0 / 0
+        assert p.get("DeLong, clustered", 1) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")  # five F1s of 1
+def test_a_perfect_classifier_is_better_than_a_guess(few):
+    guess = random_table("subtype", images=120, skill=0)
+    truth = np.repeat(guess.labels["luminal"][None], 5, 0) * 0.8 + 0.1
+    truth = truth + np.random.default_rng(1).uniform(-0.05, 0.05, truth.shape)
+    perfect = guess._replace(scores={"non_luminal": 1 - truth, "luminal": truth})
+    for claim in compare(("luminal-transfer", "luminal-baseline"), perfect, guess, 0):
+        assert (claim.better, claim.other) == ("luminal-transfer", "luminal-baseline")
+        assert claim.improved == 5
+        assert 0 < claim.low < np.mean(claim.differences) < claim.high
+        p = p_values(claim)
+        assert p["permutation"] == 1 / 500  # no draw was as far from 0
+        assert p["sign flip (exact)"] == 1 / 16
+        assert max(p["Student"], p["Welch"], p["paired t"], p["corrected resampled t"]) < 0.01
+        if claim.cell == "auc subtype":
+            assert p["DeLong, clustered"] < 1e-6
+    worse = compare(("luminal-transfer", "luminal-baseline"), guess, perfect, 0)
+    assert all(claim.high < 0 and claim.improved == 0 for claim in worse)
+
+
+@pytest.mark.parametrize("group", CLASSES)
+def test_tests_and_differences_are_by_patient(group, few):
+    """Other breasts of a patient that repeat what the first one says prove no more."""
+    pair = random_table(group, skill=0.2), random_table(group, skill=0.19)
+    once = compare(("a", "b"), *pair, 0)
+    twice = compare(("a", "b"), *map(repeated, pair), 0)
+    for one, other in zip(once, twice, strict=True):
+        assert (one.low, one.high) == pytest.approx((other.low, other.high))
+        by_patient = [[t for t in claim.tests if t.unit == "patient"] for claim in (one, other)]
+        assert by_patient[0]
+        for a, b in zip(*by_patient, strict=True):
+            assert a[:3] == b[:3]
+            assert a[3:] == pytest.approx(b[3:])
+
+
+def test_fold_tests_against_scipy():
+    ours, others = (
+        np.array([0.61, 0.64, 0.66, 0.70, 0.69]),
+        np.array([0.60, 0.50, 0.63, 0.66, 0.55]),
+    )
+    found = {
+        test.name: (test.unit, test.n, test.statistic, test.pvalue)
+        for test in cells.fold_tests(ours, others)
+    }
+    expected = {
+        "Student": scipy.stats.ttest_ind(ours, others),
+        "Welch": scipy.stats.ttest_ind(ours, others, equal_var=False),
+        "paired t": scipy.stats.ttest_1samp(ours - others, 0),
+        "corrected resampled t": inference.corrected_resampled_t(
+            ours - others, 1, 4
+        ),  # four folds train, one does not
+        "sign flip (exact)": inference.sign_flip(ours - others),
+    }
+    assert found.keys() == expected.keys()
+    for name, (statistic, pvalue) in expected.items():
+        assert found[name] == ("fold", 5, pytest.approx(statistic), pytest.approx(pvalue)), name
+
+
+def test_draws_are_those_of_the_seed(few):
+    a, b = random_table("subtype", skill=0.2), random_table("subtype", skill=0.15)
+    pvalues = [cells.permuted("macro subtype", a, b, seed).pvalue for seed in (0, 1, 2, 3, 0)]
+    assert pvalues[0] == pvalues[-1]
+    assert len(set(pvalues)) > 1
+    zero, one, again = (estimates(a, seed)["luminal"] for seed in (0, 1, 0))
+    assert zero == again != one
+
+
+def test_a_p_below_the_papers_is_within_reach():
+    assert 1 / (1 + cells.PERMUTATIONS) < ALPHA
+
+
+def test_units_and_counts_of_the_tests(few):
+    table = random_table("pathology")
+    claim = compare(("mlmc", "benign-malignant"), table, random_table("pathology", skill=0.2), 0)[3]
+    counted = {test.name: (test.unit, test.n) for test in claim.tests}
+    assert counted["paired t"] == ("fold", 5)
+    assert counted["permutation"] == counted["DeLong, clustered"] == ("patient", 30)
+
+
+@pytest.mark.parametrize("group", CLASSES)
+def test_delong_is_for_the_auc_of_exclusive_classes_alone(group, few):
+    """That of findings is the mean of two AUCs, of which DeLong's test would see one."""
+    claims = compare(("a", "b"), random_table(group), random_table(group, skill=0.2), 0)
+    tested = [claim.cell for claim in claims if any("DeLong" in test.name for test in claim.tests)]
+    assert tested == ([] if group == "findings" else [f"auc {group}"])
+
+
+def test_a_guess_is_seldom_better_than_another_guess(few):
+    """Under the null hypothesis p is uniform: of 40 pairs, about two below .05."""
+    below = 0
+    for seed in range(40):
+        a, b = (
+            random_table("subtype", 1000 * k + seed, images=40, models=5, skill=0) for k in (1, 2)
+        )
+        b = b._replace(labels=a.labels)
+        found = cells.permuted("macro subtype", a, b, seed)
+        below += found.pvalue < 0.05
+    assert below <= 7  # binomial(40, .05): beyond in 1 of 1,000
+
+
+def test_classifiers_of_other_images_are_not_compared():
+    a = random_table("subtype")
+    with pytest.raises(AssertionError, match="same images"):
+        compare(("a", "b"), a, a._replace(breasts=a.breasts[::-1]), 0)
+
+
+def test_a_test_set_without_a_class_has_no_auc_and_no_tests_of_it(few):
+    """A small cohort may hold no breast of one class: its AUC is undefined, and so is every test of
+    it.
+    """
+    a, b = (judged("subtype", [1] * 8, np.full((5, 8), score)) for score in (0.6, 0.7))
+    by_cell = {
+        claim.cell: claim for claim in compare(("luminal-transfer", "luminal-baseline"), a, b, 0)
+    }
+    auc = by_cell["auc subtype"]
+    assert np.isnan(auc.differences).all()
+    assert auc.improved == 0
+    assert all(np.isnan(test.pvalue) for test in auc.tests)
+    assert by_cell["luminal"].differences == (0.0,) * 5
