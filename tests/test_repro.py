@@ -244,6 +244,7 @@ repro.app()
 """
 
 
+@pytest.mark.slow
 def test_a_sixth_task_has_its_verb_and_breaks_nothing(tmp_path):
     """One row of TASKS and one of TABLES, as CONTRIBUTING.md says; the paper prints neither."""
     words = [sys.executable, "-c", SIXTH, tmp_path]

@@ -402,6 +402,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_idle_workers_end_with_their_caller():
     """Killed, it cannot tell them; each would keep a gigabyte. Their output ends when they do."""
     words = [sys.executable, "-c", IDLE]
