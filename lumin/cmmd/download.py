@@ -27,6 +27,7 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Collection, Generator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from typing import NamedTuple
@@ -162,15 +163,23 @@ def sizes(folder: Path, s: Series) -> dict[Path, int]:
 def elsewhere(folder: Path) -> dict[tuple[str, str], set[str]]:
     """Images that a user copied there in some other layout: patient and series -> their UIDs."""
     copied, ours = defaultdict(set), {(s.patient, s.uid) for s in series()}
-    tags = ["PatientID", "SeriesInstanceUID", "SOPInstanceUID"]
-    for name, _, _ in list_files(folder):
-        if tuple(name.split("/")[:-1]) in ours:
-            continue
-        with contextlib.suppress(Exception):  # `prepare` names what cannot be read
-            header = pydicom.dcmread(folder / name, stop_before_pixels=True, specific_tags=tags)
-            patient, uid, image = (str(header[tag].value) for tag in tags)
+    for name, *version in list_files(folder):
+        if tuple(name.split("/")[:-1]) not in ours:
+            patient, uid, image = tags_of(folder / name, *version)
             copied[patient, uid].add(image)
     return copied
+
+
+@cache
+def tags_of(path: Path, size: int, mtime: int) -> tuple[str, str, str]:
+    """A file of this size and time -> its patient, series and image, or "" each."""
+    tags = ["PatientID", "SeriesInstanceUID", "SOPInstanceUID"]
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        patient, uid, image = (str(header[tag].value) for tag in tags)
+    except Exception:  # no DICOM, or damaged, which `prepare` names
+        return "", "", ""
+    return patient, uid, image
 
 
 def shortfall(s: Series, sizes: Collection[int]) -> str:

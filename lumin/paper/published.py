@@ -94,7 +94,6 @@ TABLES = {  # in the paper's order
         PrintedRow("AUC",            "auc subtype",   "0.5358 (0.0300)", "0.6688 (0.0210)"))),
 }
 # fmt: on
-GROUPS = (FINDINGS, PATHOLOGY, SUBTYPE)
 
 
 def comparisons() -> dict[str, Table]:

@@ -15,7 +15,6 @@ import torch
 
 from lumin.data.cohort import read_cohort
 from lumin.errors import Busy, UserError
-from lumin.locks import lock
 from lumin.paper.stated import IMAGES
 from lumin.run import machine, manifest
 from lumin.run.study import Study
@@ -117,7 +116,7 @@ def outputs(study: Study) -> Check:
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
-        with lock(folder / manifest.IN_FLIGHT / "doctor.lock"):
+        with manifest.claim_folder(folder, "doctor"):
             pass
         if study.out.is_dir():
             with manifest.claim_folder(study.out), manifest.claim_folder(study.out, "trainings"):
@@ -126,16 +125,7 @@ def outputs(study: Study) -> Check:
         return Check(what, "another run is at work", "Wait for it, or name another --out.")
     except (OSError, UserError) as error:
         return Check(what, f"cannot be written ({error})", "Name another --out.")
-    finally:
-        remove_in_flight(folder)
     return Check(what, "can be written")
-
-
-def remove_in_flight(folder: Path) -> None:
-    """Remove the folder of locks, if this is all that is left of it."""
-    path = folder / manifest.IN_FLIGHT
-    if path.is_dir() and not any(path.iterdir()):
-        path.rmdir()
 
 
 def existing(path: Path) -> Path:

@@ -1,6 +1,8 @@
 """The machine: what a run chooses of it, and where a training ran, as the manifest records it."""
 
 import re
+import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -63,3 +65,9 @@ def driver() -> str:
     """Version of the NVIDIA kernel driver, or "" where there is none."""
     version = Path("/proc/driver/nvidia/version")
     return version.read_text().split("  ")[1] if version.exists() else ""
+
+
+def peak_resident(whose: int) -> int:
+    """Most bytes of memory that resource.RUSAGE_SELF, or one of RUSAGE_CHILDREN, held at once."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, else in KiB
+    return unit * resource.getrusage(whose).ru_maxrss

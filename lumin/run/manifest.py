@@ -92,7 +92,6 @@ def _whole(manifest: object) -> bool:
         return False
     if not all(isinstance(manifest.get(part), dict) for part in PARTS):
         return False
-    entries = [*manifest["stages"].values(), *manifest["unverified"].values()]
     return all(isinstance(stack, dict) for stack in manifest["stacks"].values()) and all(
         isinstance(entry, dict)
         and isinstance(entry.get("stack"), str)
@@ -100,8 +99,13 @@ def _whole(manifest: object) -> bool:
         and isinstance(entry.get("files"), dict)
         and isinstance(entry.get("tensors", {}), dict)
         and all(isinstance(names, dict) for names in entry.get("tensors", {}).values())
-        for entry in entries
+        for entry in entries(manifest)
     )
+
+
+def entries(manifest: Mapping) -> list[dict]:
+    """All stages that a manifest lists, compared between runs or not."""
+    return [*manifest["stages"].values(), *manifest["unverified"].values()]
 
 
 @contextlib.contextmanager
@@ -113,7 +117,7 @@ def _edit(out: Path) -> Iterator[dict]:
         manifest = read(out)
         yield manifest
         files: dict[str, str] = {}
-        for entry in [*manifest["stages"].values(), *manifest["unverified"].values()]:
+        for entry in entries(manifest):
             files |= entry["files"]
         # The manifest last: a stage counts once it is in there, and its hashes are there as well
         write(out / SUMS, "".join(f"{sha}  {name}\n" for name, sha in sorted(files.items())))
@@ -203,7 +207,7 @@ def clear(out: Path, keep: Collection[str] = ()) -> None:
     """Remove what the manifest lists, but for `keep`, and the manifest; nothing outside `out`."""
     with contextlib.suppress(UserError):  # a damaged manifest lists nothing
         manifest = read(out)
-        for entry in [*manifest["stages"].values(), *manifest["unverified"].values()]:
+        for entry in entries(manifest):
             for name in entry["files"]:
                 path = out / name
                 inside = path.resolve().is_relative_to(out.resolve())

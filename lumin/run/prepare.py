@@ -5,7 +5,6 @@ import io
 import json
 import resource
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from lumin.exact import digest, sha256
 from lumin.paper.recipe import PAPER
 from lumin.paper.stated import ASPECT, IMAGES
 from lumin.run import manifest
-from lumin.run.machine import cores
+from lumin.run.machine import cores, peak_resident
 from lumin.run.make import Files, Stage, remake
 from lumin.run.notes import note
 from lumin.run.pool import explained
@@ -115,9 +114,7 @@ def report(study: Study, found: Cohort, groups: dict[str, str], aspect: float) -
 
 def cost(seconds: float, images: int) -> dict[str, float]:
     """What the images took, as run.json has it."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, else in KiB
-    users = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    memory = unit * max(resource.getrusage(user).ru_maxrss for user in users)
+    memory = max(map(peak_resident, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
     return {"seconds": seconds, "images_per_second": images / seconds, "peak_memory": memory}
 
 

@@ -210,7 +210,7 @@ def images_and_split(study: Study) -> None:
         prepare(study)
         if make(study.out, split_stage(study)):
             study.screen.say("Split: done.")
-    old = outdated(study)
+    old = outdated(study.out)
     if old:
         study.screen.say(
             f"{study.out} was made by an earlier version of lumin. To be made again, each kept "
@@ -218,15 +218,13 @@ def images_and_split(study: Study) -> None:
         )
 
 
-def outdated(study: Study) -> list[str]:
+def outdated(out: Path) -> list[str]:
     """What an earlier version of the code left: trainings counted, tables named."""
-    recorded, tables, count = manifest.read(study.out)["stages"], [], 0
-    for name, stage in pipeline(study).items():
-        inputs = recorded.get(name, {"inputs": stage.settings})["inputs"]
-        if inputs.get("version") != stage.settings["version"]:
-            if name.startswith("train/"):
-                count += 1
-            else:
-                tables.append(name)
-    trainings = [f"{count} training{'s' * (count != 1)}"] if count else []
-    return trainings + tables
+    old = []
+    for name, entry in manifest.read(out)["stages"].items():
+        kind = "train" if name.startswith("train/") else "tables" if name in TABLES else name
+        if entry["inputs"].get("version") != VERSIONS.get(kind, entry["inputs"].get("version")):
+            old.append(name)
+    rest = [name for name in old if not name.startswith("train/")]
+    count = len(old) - len(rest)
+    return [f"{count} training{'s' * (count != 1)}"] * (count > 0) + rest

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from lumin.errors import Interrupted, UserError
 from lumin.exact import digest, sweep, write
 from lumin.paper.stated import BATCH
 from lumin.run import manifest
-from lumin.run.machine import describe
+from lumin.run.machine import describe, peak_resident
 from lumin.run.make import Files, Stage, make
 from lumin.training.fold import Fold
 from lumin.training.machine import Stack
@@ -163,5 +162,4 @@ def peak_memory(stack: Stack) -> int:
     """Most bytes held at once: of the GPU by its tensors, else by this process."""
     if stack.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(stack.device)
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, else in KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_resident(resource.RUSAGE_SELF)

@@ -14,7 +14,7 @@ from lumin.evaluation import cells, inference
 from lumin.evaluation.baselines import without_images
 from lumin.evaluation.cells import cell, compare, estimates
 from lumin.evaluation.predictions import Scored, by_breast, ensemble, read_scores
-from lumin.paper.published import GROUPS, comparisons
+from lumin.paper.published import FINDINGS, PATHOLOGY, SUBTYPE, comparisons
 from lumin.paper.stated import ALPHA
 from lumin.training.tasks import BY_NAME as TASKS
 
@@ -23,7 +23,7 @@ CLASSES = {
     "pathology": ("benign", "malignant"),
     "subtype": ("non_luminal", "luminal"),
 }
-BY_NAME = {group.name: group for group in GROUPS}
+BY_NAME = {group.name: group for group in (FINDINGS, PATHOLOGY, SUBTYPE)}
 
 
 @pytest.fixture

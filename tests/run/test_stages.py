@@ -228,7 +228,7 @@ def test_a_folder_of_an_earlier_version_is_told_once_and_kept_until_it_is_made_a
     for name in ("luminal-baseline", "luminal-transfer"):
         finish(begun, [(name, fold) for fold in range(5)])
     stages.tabulate(begun, "table2b")
-    assert stages.outdated(study) == []
+    assert stages.outdated(study.out) == []
     content = json.loads((study.out / "manifest.json").read_text())
     for name in ("train/luminal-baseline/fold0", "train/luminal-baseline/fold3", "table2b"):
         content["stages"][name]["inputs"]["version"] -= 1
