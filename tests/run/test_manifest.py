@@ -185,6 +185,7 @@ def hold(out: Path, shared: bool) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     other = hold(tmp_path, shared=False)
     try:

@@ -258,6 +258,7 @@ def leaves(value: object, path: tuple = ()):
         yield path, value
 
 
+@pytest.mark.slow
 def test_any_digit_of_the_manifest_that_is_changed_is_found(copy):
     clean = (copy.out / "manifest.json").read_text()
     silent = []

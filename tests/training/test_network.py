@@ -369,6 +369,7 @@ def test_cublas_is_given_the_workspace_that_makes_it_deterministic(monkeypatch):
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
+@pytest.mark.slow
 def test_a_user_without_a_passwd_entry_can_train():
     """As `docker run --user 1234:1234` gives: PyTorch asks for the user's name."""
     code = (
