@@ -24,7 +24,7 @@ from lumin.errors import DATA, DIFFERENCE, FAULT, INTERRUPTED, Interrupted, User
 from lumin.paper.published import TABLES, tasks_of
 from lumin.paper.silences import ALTERNATIVES
 from lumin.paper.stated import FOLDS
-from lumin.run.screen import Screen, mark, render, say, say_error
+from lumin.run.screen import Screen, mark, say, say_error, show_markdown
 from lumin.training.tasks import BY_NAME, TASKS
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def show(study: "Study", name: str) -> None:
     """Print a table as far as the paper has it; the rest is in its file."""
     path = study.out / f"tables/{name}.md"
     first, *others = path.read_text().split("\n\n## By breast")
-    render(first)
+    show_markdown(first)
     more = "Also by breast, as an ensemble, without images, and every test" if others else "All"
     say(f"\n{more} in {path}.\n")
 
@@ -301,7 +301,7 @@ def audit_(
 
         out = out or Path(os.environ.get("LUMIN_OUT", "outputs"))
         make(out, audit.stage())
-        render((out / "tables/audit.md").read_text())
+        show_markdown((out / "tables/audit.md").read_text())
 
 
 @command
@@ -330,7 +330,7 @@ def fig2(
 
     images_and_split(study)
     learn([study], ["mlmc"])
-    render(gallery.draw_figure2(study, output, patient))
+    show_markdown(gallery.draw_figure2(study, output, patient))
     say(f"Drawn in {study.out / 'figures'}.")
 
 
@@ -352,7 +352,7 @@ def replicate(
 
     wanted = replication.parse_seeds(seeds)
     tables = [replication.read(one.out) for one in studies.replicate(study, wanted)]
-    render(studies.write(study, "replication", replication.replication(tables, wanted)))
+    show_markdown(studies.write(study, "replication", replication.replication(tables, wanted)))
 
 
 @command
@@ -368,7 +368,7 @@ def sensitivity_(
 
     studies.vary(study, [ALTERNATIVES[name][1] for name in only or ALTERNATIVES])
     text = studies.write(study, "sensitivity", studies.compared(study))
-    render(text.split(sensitivity.DETAILS)[0])
+    show_markdown(text.split(sensitivity.DETAILS)[0])
     say(f"\nWhat each row changes, and why, is in {study.out / 'tables/sensitivity.md'}.")
 
 

@@ -1,4 +1,4 @@
-"""The terminal: what a study says, its progress, and Markdown tables that fit."""
+"""The terminal: what a study says, and its progress."""
 
 import io
 import sys
@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -20,7 +18,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+
+from lumin.run.render import render
 
 if TYPE_CHECKING:
     from lumin.run.training import Training
@@ -47,27 +46,8 @@ def mark(state: str, colour: str, text: str) -> None:
     say(f"[{colour}]{state}[/]{' ' * (8 - len(state))}{escape(text)}", markup=True)
 
 
-def render(markdown: str) -> None:
-    """Print Markdown; its tables with their first column whole, however narrow the terminal."""
-    for block in markdown.split("\n\n"):
-        if block.startswith("| "):
-            console.print(table(block))
-        else:
-            console.print(Markdown(block))
-
-
-def table(block: str) -> Table:
-    """A Markdown table -> one of rich's."""
-    header, sides, *rows = (
-        [cell.strip() for cell in line[1:-1].split("|")] for line in block.splitlines()
-    )
-    found = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for number, (title, side) in enumerate(zip(header, sides, strict=True)):
-        whole = number == 0
-        found.add_column(title, no_wrap=whole, justify="right" if side == "--:" else "left")
-    for row in rows:
-        found.add_row(*(cell.replace("**", "") for cell in row))
-    return found
+def show_markdown(text: str) -> None:
+    render(text, console)
 
 
 class Screen:
