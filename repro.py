@@ -10,9 +10,7 @@ import os
 import signal
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -20,11 +18,12 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Optional
 
 import typer
 
-from lumin.errors import DATA, DIFFERENCE, FAULT, INTERRUPTED, Interrupted, UserError
+from lumin.errors import DATA, DIFFERENCE, UserError
 from lumin.paper.published import TABLES, tasks_of
 from lumin.paper.silences import ALTERNATIVES
 from lumin.paper.stated import FOLDS
-from lumin.run.screen import Screen, mark, say, say_error, show_markdown
+from lumin.run.explain import explained
+from lumin.run.screen import Screen, mark, say, show_markdown
 from lumin.training.tasks import BY_NAME, TASKS
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ app = typer.Typer(
 
 
 RUN, MACHINE = "The run", "Hardware (recorded; the same hardware and versions give the same bytes)"
-MANY = 25  # lines of detail that are printed
 Backend = StrEnum("Backend", ["loky", "ray"])
 
 
@@ -117,48 +115,6 @@ def command(verb: Callable) -> Callable:
     return app.command(name=verb.__name__.rstrip("_"))(wrapped)
 
 
-@contextmanager
-def explained() -> Iterator[None]:
-    """One message and an exit code for every error that a user can cause."""
-    try:
-        yield
-    except UserError as error:
-        fail(error.exit_code, "\n  ".join([str(error), *first_of(error.details)]))
-    except (Interrupted, KeyboardInterrupt) as error:
-        where = f" in {error}" if str(error) else ""
-        what = "Finished work is kept; run the same command to go on."
-        fail(INTERRUPTED, f"Interrupted{where}. {what}")
-    except OSError as error:
-        what = f"{error.filename or 'A file'}: {error.strerror or error}"
-        advice = "Finished work is kept. Fix the problem and run the same command again."
-        fail(DATA, f"{what}. {advice}")
-    except typer.Exit:
-        raise
-    except Exception:  # a bug of ours
-        path = kept(traceback.format_exc())
-        fail(FAULT, f"This is a bug in lumin. The traceback is in {path}; please report it.")
-
-
-def first_of(details: Sequence[str]) -> list[str]:
-    """Lines to print of all these; where they are many, the first, and where to read the others."""
-    if len(details) <= MANY:
-        return list(details)
-    path = kept("\n".join(details))
-    return [*details[:MANY], f"and {len(details) - MANY:,} more, all in {path}"]
-
-
-def kept(text: str) -> str:
-    """Write a text to a file of its own in the folder for temporary files -> its path."""
-    with tempfile.NamedTemporaryFile("w", prefix="lumin-", suffix=".txt", delete=False) as file:
-        file.write(text)
-    return file.name
-
-
-def fail(code: int, message: str) -> None:
-    say_error(message)
-    raise typer.Exit(code)
-
-
 # ---- verbs ---------------------------------------------------------------------------------------
 
 TaskName = StrEnum("TaskName", {task.name: task.name for task in TASKS})
@@ -174,12 +130,13 @@ def all_(
     ] = True,
 ) -> None:
     """Run the whole paper: images, split, 25 trainings, Tables 1, 2a and 2b, figures, one page."""
+    from lumin.run import fetch
     from lumin.run.learn import learn
     from lumin.run.stages import images_and_split
 
     started = time.perf_counter()
-    if fetching and lacks_cmmd(study):
-        fetch_cmmd(study)
+    if fetching and fetch.lacks_cmmd(study):
+        fetch.fetch_cmmd(study)
     images_and_split(study)
     learn([study], BY_NAME)
     for name in TABLES:
@@ -440,38 +397,9 @@ def doctor_(study: "Study") -> None:
 @command
 def download_(study: "Study") -> None:
     """Download CMMD (22.9 GB) and its sheet into the data folder, and verify them."""
-    fetch_cmmd(study)
+    from lumin.run import fetch
 
-
-def fetch_cmmd(study: "Study") -> None:
-    """Download what the data folder lacks of CMMD, after saying how much that is."""
-    from lumin.cmmd import clinical, download
-
-    folder = study.data
-    lacking, size, free = download.plan(folder)
-    say(
-        f"CMMD into {folder}: {lacking} series are missing, {size / 1e9:.1f} GB; "
-        f"{free / 1e9:.0f} GB are free. At 20 MB/s that takes {size / 20e6 / 60:.0f} minutes; "
-        f"stopped, it goes on where it was.\n\n{download.LICENCE}"
-    )
-    with Screen().bar("Bytes of CMMD") as progress:
-        download.download(folder, progress)
-    if not study.sheet:
-        clinical.download_sheet(folder)
-
-
-def lacks_cmmd(study: "Study") -> bool:
-    """True where the data folder is empty, or holds a download that is not finished."""
-    from lumin.data.headers import list_files
-    from lumin.run import manifest
-    from lumin.run.options import default_data
-
-    begun = {} if study.overwrite else manifest.read(study.out)["stages"]
-    data = study.data
-    if study.demo or begun or not (data.is_dir() or data == default_data()):
-        return False
-    unfinished = (data / "LICENCE.txt").exists() and not (data / "VERIFIED.json").exists()
-    return unfinished or not list_files(data)
+    fetch.fetch_cmmd(study)
 
 
 @app.command(name="phantom")
