@@ -130,6 +130,7 @@ def all_(
     ] = True,
 ) -> None:
     """Run the whole paper: images, split, 25 trainings, Tables 1, 2a and 2b, figures, one page."""
+    from lumin.figures.answer import answers
     from lumin.run import fetch
     from lumin.run.learn import learn
     from lumin.run.stages import images_and_split
@@ -143,7 +144,10 @@ def all_(
         tabulate(study, name)
     page = picture(study)
     minutes = (time.perf_counter() - started) / 60
-    say(f"Done in {minutes:.1f} minutes. The tables are in {study.out / 'tables'}; open {page}.")
+    demo = " --demo" if study.demo else ""
+    say("\n".join(answers(study.out)))
+    say(f"Done in {minutes:.1f} minutes. Everything is on one page: open {page}.")
+    say(f"To check it, run python repro.py verify{demo} --out {study.out}.")
 
 
 def picture(study: "Study") -> Path:

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from lumin.figures.answer import answers
 from lumin.paper.published import TABLES as PUBLISHED
 from lumin.paper.silences import UNSTATED
 from lumin.paper.stated import FOLDS
@@ -48,6 +49,7 @@ def html(out: Path, manifest: Mapping, command: str) -> str:
     return TEMPLATES.get_template("report.html.jinja").render(
         command=command,
         missing=missing,
+        answers=answers(out),
         settings=manifest["settings"],
         stacks=stacks(manifest),
         figures={name: read_figure(out, name) for name in figures},

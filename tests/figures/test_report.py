@@ -109,7 +109,7 @@ def page(out: Path, manifest: dict) -> Page:
 def test_a_finished_folder(out, manifest):
     made = page(out, manifest)
     assert made.wrong == []
-    assert "Nothing: every part was made." in made.words
+    assert "not there yet" not in made.words
     assert [f"#{a['id']}" for a in made.all("section")] == [a["href"] for a in made.all("a")]
     for choice in UNSTATED:
         assert choice.matter in made.words
@@ -131,10 +131,18 @@ def test_a_finished_folder(out, manifest):
         assert f"python repro.py {verb} --out outputs/{{x}}" in made.words
 
 
+def test_it_opens_with_the_answer_and_figure_2(out, manifest, monkeypatch):
+    monkeypatch.setattr(report, "answers", lambda folder: ["Transfer is above baseline."])
+    words = page(out, manifest).words
+    opening = words.index("Transfer is above baseline."), words.index("Title of fig2")
+    assert opening == tuple(sorted(opening))
+    assert opening[-1] < words.index("Title of dots")
+
+
 def test_every_figure_is_inside_and_has_words(out, manifest):
     images = page(out, manifest).all("img")
     assert len(images) == len(report.FIGURES)
-    for name, image in zip(("dots", "fig2", "sheet", "roc"), images, strict=False):
+    for name, image in zip(("fig2", "dots", "sheet", "roc"), images, strict=False):
         kind, _, data = image["src"].partition(";base64,")
         assert kind in ("data:image/svg+xml", "data:image/png")
         assert name in base64.b64decode(data).decode()
