@@ -129,7 +129,14 @@ def all_(
         bool, option("Download CMMD if the data folder is empty.", "--download/--no-download")
     ] = True,
 ) -> None:
-    """Run the whole paper: images, split, 25 trainings, Tables 1, 2a and 2b, figures, one page."""
+    """Run the whole paper: images, split, 25 trainings, Tables 1, 2a and 2b, figures, one page.
+
+    Needs CMMD in --data, which it downloads if the folder is empty; with --demo, nothing. Makes all
+    of the outputs folder. Interrupted, it goes on where it was; up to date, it ends in seconds. The
+    demo is made for a CPU, CMMD for a GPU.
+
+    Example: `python repro.py all --demo`
+    """
     from lumin.figures.answer import answers
     from lumin.run import fetch
     from lumin.run.learn import learn
@@ -164,7 +171,13 @@ def picture(study: "Study") -> Path:
 
 @command
 def prepare(study: "Study") -> None:
-    """Turn DICOM files and clinical sheet into 8-bit breast crops of the model's size."""
+    """Turn DICOM files and clinical sheet into 8-bit breast crops of the model's size.
+
+    Needs CMMD, or --demo. Makes cohort.csv, images/, images.npy and images.csv, in about 10 ms per
+    image and core.
+
+    Example: `python repro.py prepare --data CMMD`
+    """
     from lumin.run.manifest import claim_folder
     from lumin.run.prepare import prepare
 
@@ -174,7 +187,12 @@ def prepare(study: "Study") -> None:
 
 @command
 def split_(study: "Study") -> None:
-    """Assign the patients to Table 1's test set and five folds."""
+    """Assign the patients to Table 1's test set and five folds.
+
+    Needs CMMD, or --demo; prepares images first. Makes split.csv in seconds.
+
+    Example: `python repro.py split --seed 1`
+    """
     from lumin.run.stages import images_and_split
 
     images_and_split(study)
@@ -188,12 +206,27 @@ def train_(
     ] = None,
     fold: Annotated[int | None, option("One fold. [all five]", min=0, max=FOLDS - 1)] = None,
 ) -> None:
-    """Train one task or all, one fold or all, and the MLMC folds that a transfer starts from."""
+    """Train one task or all, one fold or all, and the MLMC folds that a transfer starts from.
+
+    Needs CMMD, or --demo; prepares and splits first. Makes weights, history and predictions of each
+    fold, most of what a run costs.
+
+    Example: `python repro.py train mlmc --fold 0`
+    """
     from lumin.run.learn import learn
     from lumin.run.stages import images_and_split
 
     images_and_split(study)
     learn([study], [task] if task else BY_NAME, range(FOLDS) if fold is None else [fold])
+
+
+TABLE_HELP = """Print {title}, beside the paper's figures.
+
+Needs CMMD, or --demo; makes first what it is made from. Makes tables/{name}.md and .json; costs the
+trainings that are not there yet.
+
+Example: `python repro.py {name}`
+"""
 
 
 def add_table(name: str, title: str) -> None:
@@ -202,10 +235,8 @@ def add_table(name: str, title: str) -> None:
     def verb(study: "Study") -> None:
         build(study, name)
 
-    verb.__name__, verb.__doc__ = (
-        name,
-        f"Print {title.replace('. ', ': ')}, beside the paper's figures.",
-    )
+    verb.__name__ = name
+    verb.__doc__ = TABLE_HELP.format(title=title.replace(". ", ": "), name=name)
     command(verb)
 
 
@@ -242,7 +273,12 @@ def show(study: "Study", name: str) -> None:
 
 @command
 def show_(study: "Study") -> None:
-    """Print the tables that are there, and compute nothing."""
+    """Print the tables that are there, and compute nothing.
+
+    Needs an outputs folder with tables.
+
+    Example: `python repro.py show --out outputs/demo`
+    """
     there = [name for name in TABLES if (study.out / f"tables/{name}.md").exists()]
     if not there:
         demo = " --demo" if study.demo else ""
@@ -255,7 +291,12 @@ def show_(study: "Study") -> None:
 def audit_(
     out: Annotated[Path | None, option("Outputs folder. [outputs, or $LUMIN_OUT]")] = None,
 ) -> None:
-    """Re-derive the paper's own figures from each other, without data, in two seconds."""
+    """Re-derive the paper's own figures from each other, without data, in two seconds.
+
+    Needs nothing. Makes tables/audit.md.
+
+    Example: `python repro.py audit`
+    """
     with explained():
         from lumin.beyond import audit
         from lumin.run.make import make
@@ -267,7 +308,12 @@ def audit_(
 
 @command
 def figures(study: "Study") -> None:
-    """Draw ROC, precision-recall, calibration, scores, losses, and Table 2 as dots."""
+    """Draw ROC, precision-recall, calibration, scores, losses, and Table 2 as dots.
+
+    Needs trainings and tables, and draws what there is of them. Makes figures/ in seconds.
+
+    Example: `python repro.py figures --demo`
+    """
     from lumin.figures import gallery
     from lumin.run.stages import images_and_split
 
@@ -297,7 +343,12 @@ def fig2(
 
 @command
 def report(study: "Study") -> None:
-    """Write one self-contained HTML page of what is there: tables, figures, settings, limits."""
+    """Write one self-contained HTML page of what is there: tables, figures, settings, limits.
+
+    Needs an outputs folder, and names what it lacks. Makes report.html in a second.
+
+    Example: `python repro.py report --demo`
+    """
     from lumin.figures import gallery
 
     say(f"Open {gallery.write_page(study)}.")
@@ -308,7 +359,13 @@ def replicate(
     study: "Study",
     seeds: Annotated[str, option("Seeds to run, such as 0-9 or 0,3,7-9. [0-9]")] = "0-9",
 ) -> None:
-    """Run the whole paper once per seed, in OUT/seedK: how far does each cell of Table 2 move?"""
+    """Run the whole paper once per seed, in OUT/seedK: how far does each cell of Table 2 move?
+
+    Needs CMMD, or --demo. Makes an outputs folder per seed and tables/replication.md; costs a whole
+    run per seed, images excepted.
+
+    Example: `python repro.py replicate --seeds 0-4`
+    """
     from lumin.beyond import replication, studies
 
     wanted = replication.parse_seeds(seeds)
@@ -324,7 +381,13 @@ def sensitivity_(
         option("One row of the table; can be repeated. [all]"),
     ] = None,
 ) -> None:
-    """Run the luminal comparison with one choice at a time changed, in OUT/sensitivity."""
+    """Run the luminal comparison with one choice at a time changed, in OUT/sensitivity.
+
+    Needs CMMD, or --demo. Makes an outputs folder per row and tables/sensitivity.md; costs 10 to 15
+    trainings per row.
+
+    Example: `python repro.py sensitivity --only no-sampler`
+    """
     from lumin.beyond import sensitivity, studies
 
     studies.vary(study, [ALTERNATIVES[name][1] for name in only or ALTERNATIVES])
@@ -384,7 +447,12 @@ def pipeline(study: "Study") -> list:
 
 @command
 def doctor_(study: "Study") -> None:
-    """Say whether this machine is ready, and what to do if not."""
+    """Say whether this machine is ready, and what to do if not.
+
+    Needs nothing. Makes nothing.
+
+    Example: `python repro.py doctor --demo`
+    """
     from lumin.run import doctor
 
     checks = doctor.examine(study)
@@ -400,7 +468,12 @@ def doctor_(study: "Study") -> None:
 
 @command
 def download_(study: "Study") -> None:
-    """Download CMMD (22.9 GB) and its sheet into the data folder, and verify them."""
+    """Download CMMD (22.9 GB) and its sheet into the data folder, and verify them.
+
+    Needs the network, no account. Resumes after a stop.
+
+    Example: `python repro.py download --data /scratch/CMMD`
+    """
     from lumin.run import fetch
 
     fetch.fetch_cmmd(study)
@@ -415,7 +488,12 @@ def phantom_(
     seed: Annotated[int, option("Seed of the cohort. [0]", min=0)] = 0,
     patients: Annotated[int | None, option("Only the first so many patients.", min=1)] = None,
 ) -> None:
-    """Write the synthetic cohort: DICOM files and a sheet in CMMD's form."""
+    """Write the synthetic cohort: DICOM files and a sheet in CMMD's form.
+
+    Needs nothing. The demo's size takes seconds, CMMD's 22 GB and hours.
+
+    Example: `python repro.py phantom cohort --patients 10`
+    """
     from joblib import cpu_count
 
     from lumin.cmmd import phantom

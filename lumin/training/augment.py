@@ -29,6 +29,10 @@ from lumin.paper.stated import IMAGENET_MEAN, IMAGENET_SD, P_AUGMIX, P_EQUALIZE,
 SEVERITY, BINS, DEPTH = 3, 10, 3
 SCALE, RATIO, ATTEMPTS = (0.02, 0.33), (0.3, 3.3), 10
 
+# Random numbers of a sample: which augmentations; weights of AugMix's chains; their depths;
+# operation, magnitude and sign of each step; area, ratio, top and left of each box to erase
+UNIFORM = 4, 3, 3, 3 * 3 * DEPTH, 4 * ATTEMPTS
+
 # Operations that need the pixels themselves; all others are a table of grey levels
 MOVING = {"ShearX", "ShearY", "Rotate", "TranslateX", "TranslateY", "Sharpness"}
 WITHOUT_MAGNITUDE = {"AutoContrast", "Equalize"}
@@ -88,9 +92,9 @@ def draw(keys: Sequence[tuple], height: int, width: int) -> Draws:
     Philox's raw words are the same in every NumPy. Every parameter has a place of its own among
     them, so that none moves because another is not needed.
     """
-    words = np.stack([np.random.Philox(key=seed(*key)).random_raw(77) for key in keys])
+    words = np.stack([np.random.Philox(key=seed(*key)).random_raw(sum(UNIFORM)) for key in keys])
     uniform = (words >> np.uint64(11)) * 2.0**-53
-    apply, weight, depth, steps, erase = np.split(uniform, [4, 7, 10, 37], axis=1)
+    apply, weight, depth, steps, erase = np.split(uniform, np.cumsum(UNIFORM)[:-1], axis=1)
     probabilities = np.array([P_FLIP, P_AUGMIX, P_EQUALIZE, P_ERASE])
     flip, augmix, equalize, erased = (apply < probabilities).T
     chains = []
