@@ -41,8 +41,8 @@ def learn(
         for study in studies:
             if lacking[study.out]:
                 begin(study, lacking[study.out])
-        first.screen.say(announcement(first, todo))
-        with first.screen.epochs(todo) as show:
+        first.screen.say(f"{announcement(first, todo)} Times left: if none stops early.")
+        with first.screen.epochs(todo, first.jobs) as show:
             pool.run(first, todo, show, lambda costs: note_each(studies, costs))
 
 

@@ -27,9 +27,9 @@ class Screen(Protocol):
         """A function of (done, total)."""
 
     def epochs(
-        self, trainings: Sequence["Training"]
+        self, trainings: Sequence["Training"], jobs: int
     ) -> AbstractContextManager[Callable[["Training", dict], None]]:
-        """A function of a training and the line of one of its epochs."""
+        """A function of a training and what it says: the line of an epoch, or how it ended."""
 
 
 @dataclass(frozen=True)

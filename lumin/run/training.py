@@ -5,7 +5,7 @@ import io
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -44,6 +44,15 @@ class Training:
     def name(self) -> str:
         """Its name in the manifest."""
         return f"train/{self.fold.task.name}/fold{self.fold.number}"
+
+    @property
+    def place(self) -> tuple[Path, str]:
+        """Its outputs folder and its name in the manifest: what no two trainings share."""
+        return self.out, self.name
+
+    def anywhere(self) -> "Training":
+        """The same, whatever the working directory of the process that runs it."""
+        return replace(self, out=self.out.resolve(), start=self.start and self.start.resolve())
 
     @property
     def checkpoint(self) -> Path:
