@@ -128,8 +128,8 @@ def trained(
         return outcome(fold, fit(fold, pixels, state, before_step, after), pixels)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"{training.name}: the GPU's memory is full. At full size one training needs 5 GB and "
-            "workspaces in tf32 or fp32, 3 GB in bf16 (docs/gpu.md). Free some, or use --jobs 1. "
+            f"{training.name}: the GPU's memory is full. At full size one training and the images "
+            "need 8 GB in tf32 or fp32, 6 GB in bf16 (docs/gpu.md). Free some, or use --jobs 1. "
             f"The batch is the paper's {BATCH} and stays {BATCH}."
         ) from error
 

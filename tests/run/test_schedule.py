@@ -46,7 +46,7 @@ def played(trainings, jobs, stops_at=99, start=0.0):
 @pytest.mark.parametrize("jobs", [1, 2, 3, 8, 25])
 @pytest.mark.parametrize(("epochs", "start"), [(12, 0.0), (12, 10.0), (2, 20.0)])
 def test_the_time_left_is_right_within_a_third(tmp_path, jobs, epochs, start):
-    """From the first epochs on; near the end within an epoch of the longest training, and a start."""
+    """From the first epochs on; near the end within an epoch of the longest, and its start."""
     wanted = trainings(tmp_path, epochs)
     lines, forecast = played(wanted, jobs, start=start), Forecast(wanted, jobs)
     end, silent, judged = lines[-1][0], 0, 0
