@@ -93,8 +93,12 @@ def plan(folder: Path, only: Collection[str] | None = None) -> tuple[int, int, i
         if shortfall(s, present) and len(copied[s.patient, s.uid]) != s.instances:
             incomplete += 1
             needed += max(0, s.bytes - sum(present))
-    disk = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return incomplete, needed, shutil.disk_usage(disk).free
+    return incomplete, needed, shutil.disk_usage(existing(folder)).free
+
+
+def existing(path: Path) -> Path:
+    """The path itself or the nearest above it that is there."""
+    return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
 
 
 def download(

@@ -1,5 +1,6 @@
 """Is this machine ready? All that could stop a run before it starts."""
 
+import json
 import os
 import platform
 import re
@@ -9,14 +10,17 @@ import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import mean
 from typing import NamedTuple
 
 import torch
 
+from lumin.cmmd.download import existing
 from lumin.data.cohort import read_cohort
 from lumin.errors import Busy, UserError
-from lumin.paper.stated import IMAGES
-from lumin.run import machine, manifest
+from lumin.paper.stated import HEIGHT, IMAGES, WIDTH
+from lumin.run import machine, manifest, stages
+from lumin.run.schedule import chains, duration, makespan
 from lumin.run.study import Study
 from lumin.training import network
 
@@ -28,6 +32,11 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "MALLOC_TOP_PAD_": "268435456",
 }
+# GB of a training at the paper's size: on a CPU as measured, with the process that started it
+# (bench/RESULTS.md); on a GPU the most that a step holds, as bench/memory.py computes it, and what
+# a process holds beforehand (docs/gpu.md)
+ON_CPU, CALLER = 7.0, 0.6
+STEP, CONTEXT = {"tf32": 4.99, "fp32": 4.99, "bf16": 2.90}, 0.5
 
 
 class Check(NamedTuple):
@@ -42,7 +51,7 @@ class Check(NamedTuple):
 def examine(study: Study) -> list[Check]:
     """A study -> everything that its run depends on."""
     checks = [python(), *packages(), *processor(), memory(study), disk(study), outputs(study)]
-    return checks if study.demo else [*checks, images(study), weights(study)]
+    return checks if study.demo else [*checks, images(study), weights(study), time(study)]
 
 
 def python() -> Check:
@@ -85,18 +94,24 @@ def processor() -> Iterator[Check]:
 
 
 def memory(study: Study) -> Check:
-    """What trainings at once hold: on a CPU as bench/RESULTS.md has it, on a GPU a guess."""
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    each, caller = (1.5 if study.demo else 7.0), 0.6  # GB
-    if torch.cuda.is_available():
-        each = 3.4
-    room = max(0, int((size - caller) / each))
+    """Room for the trainings at once: in each GPU, with the images; without one in the machine."""
+    stack, what, gpus, others = study.stack, "memory", 1, CALLER
+    if stack.device.startswith("cuda") and torch.cuda.is_available():
+        what, others = "GPU memory", 0.0
+        gpus = torch.cuda.device_count() if stack.device == "cuda" else 1
+        size = torch.cuda.get_device_properties(stack.device).total_memory / 1e9
+        held = STEP[stack.precision] + IMAGES * HEIGHT * WIDTH / 1e9
+        each = CONTEXT + held * study.recipe.height * study.recipe.width / (HEIGHT * WIDTH)
+    else:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+        each = 1.5 if study.demo else ON_CPU
+    room = gpus * max(0, int((size - others) / each))
     advice = ""
     if room == 0:
-        advice = f"{each + caller:.1f} GB are needed."
+        advice = f"{each + others:.1f} GB are needed."
     elif room < study.jobs:
         advice = f"Not enough for {study.jobs} trainings at once. Use --jobs {room}."
-    return Check("memory", f"{size:.0f} GB", advice, needed=room == 0)
+    return Check(what, f"{size:.0f} GB", advice, needed=room == 0)
 
 
 def disk(study: Study) -> Check:
@@ -126,11 +141,6 @@ def outputs(study: Study) -> Check:
     except (OSError, UserError) as error:
         return Check(what, f"cannot be written ({error})", "Name another --out.")
     return Check(what, "can be written")
-
-
-def existing(path: Path) -> Path:
-    """The path itself or the nearest above it that is there."""
-    return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
 
 
 def images(study: Study) -> Check:
@@ -164,3 +174,21 @@ def weights(study: Study) -> Check:
     except UserError as error:
         return Check("ImageNet weights", "wrong", str(error))
     return Check("ImageNet weights", str(path))
+
+
+def time(study: Study) -> Check:
+    """How long all trainings take, by the speed of those that are there; else how to find out."""
+    what, path = "time of all 25 trainings", study.out / "run.json"
+    costs = json.loads(path.read_text())["stages"] if path.exists() else {}
+    done = [cost for name, cost in costs.items() if name.startswith("train/") and cost["epochs"]]
+    if not done or not (study.out / "split.csv").exists():
+        advice = "To know it, train one first: python repro.py train mlmc --fold 0"
+        return Check(what, "not known yet", advice, needed=False)
+    trainings = stages.all_trainings(study)
+    images = [sum(len(one.fold.train) for one in chain) for chain in chains(trainings)]
+    speed = mean(cost["images_per_second"] for cost in done)
+    epochs, most = round(mean(cost["epochs"] for cost in done)), trainings[0].fold.epochs
+    epoch = makespan(images, study.jobs) / speed
+    about = f"{duration(epochs * epoch)} at {epochs} epochs each, as so far; at most "
+    about += f"{duration(most * epoch)} ({most} epochs). Measured: {speed:.0f} images/s"
+    return Check(what, about)

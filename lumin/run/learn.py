@@ -28,21 +28,20 @@ def learn(
         return
     for study in studies:
         check_splits(study, names)
+    todo: list[Training] = []
     with ExitStack() as held:
         for study in studies:
             held.enter_context(manifest.claim_folder(study.out, "trainings", shared=True))
-        lacking = {study.out: missing(study, wanted) for study in studies}
-        todo = [training for some in lacking.values() for training in some]
+            lacking = missing(study, wanted)
+            if lacking:
+                check_trainable(study, lacking)
+                begin(study, lacking)
+            todo += lacking
         if not todo:
             first.screen.say("Trainings: up to date.")
             return
-        for study in studies:
-            check_trainable(study, lacking[study.out])
-        for study in studies:
-            if lacking[study.out]:
-                begin(study, lacking[study.out])
-        first.screen.say(announcement(first, todo))
-        with first.screen.epochs(todo) as show:
+        first.screen.say(f"{announcement(first, todo)} Times left assume that none stops early.")
+        with first.screen.epochs(todo, first.jobs) as show:
             pool.run(first, todo, show, lambda costs: note_each(studies, costs))
 
 

@@ -7,33 +7,15 @@ import tempfile
 from dataclasses import asdict, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from types import SimpleNamespace
 
 from lumin.errors import UserError
 from lumin.exact import sha256
 from lumin.paper.recipe import DEMO, PAPER, Recipe
 from lumin.paper.silences import ALTERNATIVES
 from lumin.run import machine, manifest
-from lumin.run.study import STACK_SETTINGS, Screen, Study
-
-
-class Options(Protocol):
-    """What a user may ask for; None where nothing is asked."""
-
-    data: Path | None
-    out: Path | None
-    demo: bool
-    sheet: Path | None
-    seed: int | None
-    cleaned: bool
-    weights: str | None
-    epochs: int | None
-    overwrite: bool
-    device: str | None
-    precision: str | None
-    threads: int | None
-    jobs: int | None
-    backend: str
+from lumin.run.screen import Screen
+from lumin.run.study import STACK_SETTINGS, Study
 
 
 def default_data() -> Path:
@@ -58,8 +40,11 @@ def have_temporary_folder(out: Path) -> None:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-def open_study(given: Options, screen: Screen) -> Study:
-    """Options -> Study. What is not asked for is as the folder was begun, else the default."""
+def open_study(given: SimpleNamespace, screen: Screen) -> Study:
+    """Options by their names in repro.OPTIONS, None where nothing is asked for -> Study.
+
+    What is not asked for is as the folder was begun, else the default.
+    """
     out = given.out or default_out(given.demo)
     have_temporary_folder(out)
     begun = {} if given.overwrite else manifest.read(out)["settings"]
@@ -113,7 +98,7 @@ def weights_file(weights: str | None) -> Path | None:
     return path
 
 
-def asked_for(given: Options, start: Path | None) -> dict:
+def asked_for(given: SimpleNamespace, start: Path | None) -> dict:
     """The settings that the user names."""
     asked = {name: getattr(given, name) for name in ("seed", "weights", *STACK_SETTINGS)}
     asked = {name: value for name, value in asked.items() if value is not None}

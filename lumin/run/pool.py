@@ -3,6 +3,7 @@
 Files serve the processes of one machine as well as those of many on a shared file system.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -10,9 +11,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -22,14 +22,15 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from lumin.errors import Busy, Interrupted, UserError
 from lumin.locks import lock
 from lumin.run import manifest, training
+from lumin.run.schedule import chains
 from lumin.run.study import Study
 from lumin.run.training import Training
 from lumin.training.machine import Stack
-from lumin.training.tasks import BY_NAME
 
 Costs = dict[tuple[Path, str], dict]  # outputs folder and stage -> seconds, epochs, ...
 End = dict | str  # how a training ended: what it cost, or one of
-STOPPED, BUSY = "stopped", "another run is training it"
+UP_TO_DATE, STOPPED, BUSY = "up to date", "stopped", "another run is training it"
+SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 def run(
@@ -40,19 +41,18 @@ def run(
 ) -> None:
     """Run what is to be trained, as many at once and on the backend of joblib that `study` says.
 
-    `show` is given each epoch's line with its training, and `note` at the end, however it comes,
-    what each training that was done cost. SIGINT and SIGTERM let the running steps end, save where
-    they are and raise Interrupted; a second one kills. Raises UserError where the backend has no
-    room for so many, or another run holds a training; the others are done first.
+    `show` is given a training with the line of each epoch, and with how it ended; `note`, however
+    the run ends, what each training that was done cost. SIGINT and SIGTERM let the running steps
+    end, save where they are and raise Interrupted; a second one kills. Raises UserError where the
+    backend has no room for so many, or another run holds a training; the others are done first.
     """
-    costs: Costs = {}
+    ends: dict[int, End] = {}  # by number of the training
 
     def pass_on(line: dict) -> None:
-        one = trainings[line.pop("training")]
-        if "cost" in line:
-            costs[place(one)] = line["cost"]
-        else:
-            show(one, line)
+        number = line.pop("training")
+        if "end" in line:
+            ends[number] = line["end"]
+        show(trainings[number], line)
 
     try:
         # Ray installs signal handlers of its own, so ours come after them
@@ -62,106 +62,111 @@ def run(
             in_flight(study.out) as (log, stop),
             stopping(stop),
         ):
+            jobs = divide(study, trainings, log, stop)
             with following(log, pass_on):
-                ends = spread(study, trainings, log, stop)
-            for where, end in ends.items():  # a shared disk may lag behind what the jobs return
-                if isinstance(end, dict):
-                    costs[where] = end
+                ended = Parallel(n_jobs=jobs[0].at_once, batch_size=1, pre_dispatch="all")(
+                    delayed(run_job)(job) for job in jobs
+                )
+            for part in ended:  # a shared disk may show the log's last lines too late
+                ends |= part
             judge(trainings, ends, stop.exists())
     finally:
-        note(costs)
+        done = {n: end for n, end in ends.items() if isinstance(end, dict)}
+        note({trainings[number].place: cost for number, cost in done.items()})
 
 
-def place(one: Training) -> tuple[Path, str]:
-    """Where a training belongs: outputs folder and stage."""
-    return one.out, one.name
+def judge(trainings: Sequence[Training], ends: Mapping[int, End], stopped: bool) -> None:
+    """Raise Interrupted or UserError unless every training was done or was up to date."""
+    if stopped or STOPPED in ends.values():
+        saved = [f"{one.name} of {one.out}" for one in trainings if one.checkpoint.exists()]
+        raise Interrupted(", ".join(saved))
+    others = [trainings[number] for number, end in ends.items() if end == BUSY]
+    if others:
+        busy = ", ".join(f"{one.name} of {one.out}" for one in others)
+        raise UserError(
+            f"Another run is training {busy}. Everything that does not depend on it is finished. "
+            "Wait until it ends, and run the same command."
+        )
 
 
-def spread(
-    study: Study, trainings: Sequence[Training], log: Path, stop: Path
-) -> dict[tuple[Path, str], End]:
-    """Run the trainings as independent jobs -> how each that was begun ended."""
-    numbers = {place(one): number for number, one in enumerate(trainings)}
+# ---- a job ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """Trainings that need each other, in order, for one process.
+
+    trainings  by their numbers
+    log        file that takes a line for each epoch, and how each training ended
+    stop       file that asks to stop once it is there
+    caller     number of the process that waits for all jobs
+    at_once    how many jobs run at a time
+    """
+
+    trainings: Mapping[int, Training]
+    log: Path
+    stop: Path
+    caller: int
+    at_once: int
+
+
+def divide(study: Study, trainings: Sequence[Training], log: Path, stop: Path) -> list[Job]:
+    """Trainings -> independent jobs, the longest first."""
+    numbers = {one.place: number for number, one in enumerate(trainings)}
     work = chains(trainings)
     at_once = min(study.jobs, len(work))
     if study.backend == "ray":  # with n_jobs=1 joblib would leave it alone and train here
         at_once = max(at_once, 2)
     jobs = []
     for chain in work:
-        numbered = [(numbers[place(one)], absolute(one)) for one in chain]
-        jobs.append(delayed(run_chain)(numbered, log, stop, os.getpid(), at_once))
-    ends = {}
-    for ended in Parallel(n_jobs=at_once, batch_size=1, pre_dispatch="all")(jobs):
-        for number, end in ended.items():
-            ends[place(trainings[number])] = end
-    return ends
+        numbered = {numbers[one.place]: one.anywhere() for one in chain}
+        jobs.append(Job(numbered, log, stop, os.getpid(), at_once))
+    return jobs
 
 
-def judge(trainings: Sequence[Training], ends: Mapping, stopped: bool) -> None:
-    """Raise Interrupted or UserError unless every training was done or was up to date."""
-    if stopped or STOPPED in ends.values():
-        saved = [f"{one.name} of {one.out}" for one in trainings if one.checkpoint.exists()]
-        raise Interrupted(", ".join(saved))
-    busy = [f"{name} of {out}" for (out, name), end in ends.items() if end == BUSY]
-    if busy:
-        raise UserError(
-            f"Another run is training {', '.join(busy)}. Everything that does not depend on it is "
-            "finished. Wait until it ends, and run the same command."
-        )
+def run_job(job: Job) -> dict[int, End]:
+    """Run a job's trainings in this process -> how each that was begun ended.
 
-
-def chains(trainings: Sequence[Training]) -> list[list[Training]]:
-    """Trainings -> independent jobs, longest first; a transfer follows its MLMC fold in one job."""
-    jobs: dict[tuple[Path, str, int], list[Training]] = {}
-    for one in trainings:
-        task = one.fold.task
-        root = task.init if task.init in BY_NAME else task.name
-        jobs.setdefault((one.out, root, one.fold.number), []).append(one)
-    return sorted(jobs.values(), key=length, reverse=True)
-
-
-def length(chain: Sequence[Training]) -> int:
-    """Images that a job trains on, epochs counted."""
-    return sum(one.fold.epochs * len(one.fold.train) for one in chain)
-
-
-def absolute(one: Training) -> Training:
-    """The same, whatever the working directory of the process that runs it."""
-    return replace(one, out=one.out.resolve(), start=one.start and one.start.resolve())
-
-
-# ---- in the process of a job ---------------------------------------------------------------------
-
-
-def run_chain(
-    chain: Sequence[tuple[int, Training]], log: Path, stop: Path, caller: int, at_once: int
-) -> dict[int, End]:
-    """One job: numbered trainings that need each other, in order -> how each ended.
-
-    `caller` is the process that runs all jobs, `at_once` of them: a worker that has lost it stops,
-    and leaves signals, which reach the whole group, to it.
+    A worker that has lost its caller stops, and leaves signals, which reach the whole group, to it.
     """
-    is_child = os.getppid() == caller
-    if os.getpid() != caller:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    is_child = os.getppid() == job.caller
+    if os.getpid() != job.caller:
+        for kind in SIGNALS:
+            signal.signal(kind, signal.SIG_IGN)
 
     def asked() -> bool:
-        return stop.exists() or (is_child and os.getppid() != caller)
+        return job.stop.exists() or (is_child and os.getppid() != job.caller)
 
     ends: dict[int, End] = {}
-    at_work = end_with(caller) if is_child else nullcontext()
-    with at_work, device(chain[0][1].stack, log, at_once) as name:
-        for number, one in chain:
-            if stop.exists():
+    at_work = end_with(job.caller) if is_child else contextlib.nullcontext()
+    stack = next(iter(job.trainings.values())).stack
+    with at_work, device(stack, job.log, job.at_once) as name:
+        for number, one in job.trainings.items():
+            if job.stop.exists():
                 break
-            stack = replace(one.stack, device=name)
-            end = run_one(replace(one, stack=stack), number, log, asked)
-            if end is not None:
-                ends[number] = end
-            if isinstance(end, str):
+            say = partial(append, job.log, number)
+            ends[number] = train(replace(one, stack=replace(stack, device=name)), say, asked)
+            say({"end": ends[number]})
+            if ends[number] in (STOPPED, BUSY):
                 break
     return ends
+
+
+def append(log: Path, number: int, line: dict) -> None:
+    """Write what a training says to the log."""
+    with open(log, "a") as file:
+        file.write(json.dumps({"training": number, **line}) + "\n")
+
+
+def train(one: Training, say: Callable[[dict], None], asked: Callable[[], bool]) -> End:
+    """Run one training unless it is up to date -> how it ended."""
+    try:
+        with manifest.claim_folder(one.out, f"{one.fold.task.name}.{one.fold.number}"):
+            return training.run(one, say, asked) if one.stale() else UP_TO_DATE
+    except Busy:
+        return BUSY
+    except Interrupted:
+        return STOPPED
 
 
 @cache
@@ -182,7 +187,7 @@ def end_with(caller: int) -> threading.Lock:
     return at_work
 
 
-@contextmanager
+@contextlib.contextmanager
 def device(stack: Stack, log: Path, at_once: int) -> Iterator[str]:
     """The device of a job; where a machine has several GPUs and none was named, one of them.
 
@@ -192,42 +197,19 @@ def device(stack: Stack, log: Path, at_once: int) -> Iterator[str]:
     if gpus < 2:
         yield stack.device
         return
-    for seat in itertools.cycle(range(at_once)):
-        with ExitStack() as held:
-            try:
+    with contextlib.ExitStack() as held:
+        for seat in itertools.cycle(range(at_once)):
+            with contextlib.suppress(Busy):
                 held.enter_context(lock(log.with_name(f"seat{seat}.{log.name}")))
-            except Busy:
-                time.sleep(0.01)
-                continue
-            yield f"cuda:{seat % gpus}"
-            return
-
-
-def run_one(one: Training, number: int, log: Path, asked: Callable[[], bool]) -> End | None:
-    """Run one training unless it is up to date -> how it ended; None where it was up to date."""
-
-    def write(line: dict) -> None:
-        with open(log, "a") as file:
-            file.write(json.dumps({"training": number, **line}) + "\n")
-
-    fold = one.fold
-    try:
-        with manifest.claim_folder(one.out, f"{fold.task.name}.{fold.number}"):
-            if not one.stale():
-                return None
-            cost = training.run(one, write, asked)
-            write({"cost": cost})
-            return cost
-    except Busy:
-        return BUSY
-    except Interrupted:
-        return STOPPED
+                break
+            time.sleep(0.01)
+        yield f"cuda:{seat % gpus}"
 
 
 # ---- around the jobs -----------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def explained() -> Iterator[None]:
     """A worker or a cluster's process that was killed becomes Interrupted."""
     try:
@@ -241,7 +223,7 @@ def explained() -> Iterator[None]:
         raise
 
 
-@contextmanager
+@contextlib.contextmanager
 def engine(backend: str, jobs: int, stack: Stack) -> Iterator[None]:
     """joblib's Parallel on processes of this machine, or on a Ray cluster, one GPU per training."""
     options = {}
@@ -264,7 +246,7 @@ def engine(backend: str, jobs: int, stack: Stack) -> Iterator[None]:
         yield
 
 
-@contextmanager
+@contextlib.contextmanager
 def in_flight(out: Path) -> Iterator[tuple[Path, Path]]:
     """A log that trainings write lines to, and the name of a file that asks them to stop.
 
@@ -299,11 +281,11 @@ def alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:  # somebody else's
-        return True
+        pass
     return True
 
 
-@contextmanager
+@contextlib.contextmanager
 def stopping(stop: Path) -> Iterator[None]:
     """SIGINT and SIGTERM create the file `stop`: trainings save and end. A second one kills."""
 
@@ -311,7 +293,7 @@ def stopping(stop: Path) -> Iterator[None]:
         stop.touch()
         signal.signal(number, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
         yield
     finally:
@@ -319,7 +301,7 @@ def stopping(stop: Path) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextmanager
+@contextlib.contextmanager
 def following(log: Path, pass_on: Callable[[dict], None]) -> Iterator[None]:
     """Pass on the lines that trainings write to `log`, while they write them."""
     done = threading.Event()

@@ -21,10 +21,10 @@ from rich.progress import (
 
 from lumin.run.render import render
 
+from lumin.run.schedule import Forecast, duration
+
 if TYPE_CHECKING:
     from lumin.run.training import Training
-
-BARS = 25  # on the screen at once
 
 for stream in (sys.stdout, sys.stderr):  # no character that a terminal lacks may end a run
     if isinstance(stream, io.TextIOWrapper):
@@ -59,7 +59,8 @@ class Screen:
     def bar(self, title: str) -> Iterator[Callable[[int, int], None]]:
         """A progress bar as a function of (done, total), and one line at the end."""
         started = time.perf_counter()
-        with self.progress(TextColumn(title), TimeRemainingColumn()) as progress:
+        columns = TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with bars(*columns) as progress:
             line = progress.add_task(title, total=None)
             yield lambda done, total: progress.update(line, completed=done, total=total)
         done = progress.tasks[0].completed
@@ -67,33 +68,45 @@ class Screen:
 
     @contextmanager
     def epochs(
-        self, trainings: Sequence["Training"]
+        self, trainings: Sequence["Training"], jobs: int
     ) -> Iterator[Callable[["Training", dict], None]]:
-        """A bar per training, as a function of it and its epochs; else a line per epoch."""
+        """A bar for all trainings above one for each that runs; else a line per epoch.
+
+        As a function of a training and what it says: the line of an epoch, or how it ended.
+        """
+        forecast, running = Forecast(trainings, jobs), dict[str, TaskID]()
         several = len({training.out for training in trainings}) > 1
-        columns = TextColumn("{task.description}"), TextColumn("{task.fields[last]}")
-        with self.progress(*columns) as progress:
-            bars: dict[str, TaskID] = {}
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[about]}")
+        with bars(*columns) as progress:
+            whole = progress.add_task("all trainings", total=forecast.total, about="")
 
             def show(training: "Training", line: dict) -> None:
+                forecast.add(training, line)
+                seconds = forecast.seconds_left()
+                left = f"about {duration(seconds)} left" if seconds else ""
+                progress.update(whole, completed=forecast.done, about=left)
                 name = f"{training.out.name}/" * several + training.name.removeprefix("train/")
-                text = epoch_text(line)
-                if not console.is_terminal:
-                    say(f"{name} epoch {line['epoch']}: {text}")
+                if "end" in line:
+                    if name in running:
+                        progress.remove_task(running.pop(name))
                     return
-                if name not in bars:
-                    if len(bars) == BARS:  # the oldest has ended, or comes again
-                        progress.remove_task(bars.pop(next(iter(bars))))
-                    bars[name] = progress.add_task(name, total=training.fold.epochs, last="")
-                progress.update(bars[name], completed=line["epoch"], last=text)
+                about = epoch_text(line)
+                if not console.is_terminal:
+                    say(", ".join(filter(None, [f"{name} epoch {line['epoch']}: {about}", left])))
+                    return
+                epochs = training.fold.epochs
+                if name not in running:
+                    running[name] = progress.add_task(name, total=epochs, about="")
+                about = f"{line['epoch']}/{epochs} {about}"
+                progress.update(running[name], completed=line["epoch"], about=about)
 
             yield show
 
-    @staticmethod
-    def progress(first: ProgressColumn, last: ProgressColumn) -> Progress:
-        columns = (first, BarColumn(), MofNCompleteColumn(), last)
-        quiet = not console.is_terminal
-        return Progress(*columns, console=console, transient=True, disable=quiet)
+
+def bars(*columns: ProgressColumn) -> Progress:
+    """Progress bars, which are gone at the end; none where there is no terminal."""
+    quiet = not console.is_terminal
+    return Progress(*columns, console=console, transient=True, disable=quiet)
 
 
 def epoch_text(line: dict) -> str:

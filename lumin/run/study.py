@@ -1,10 +1,8 @@
 """A study: one outputs folder, with all that was asked for resolved."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from lumin.paper.recipe import Recipe
 from lumin.paper.silences import ALTERNATIVES, Alternative
@@ -12,24 +10,10 @@ from lumin.training.machine import Stack
 from lumin.training.tasks import TASKS, Task
 
 if TYPE_CHECKING:
-    from lumin.run.training import Training
+    from lumin.run.screen import Screen
 
 # Settled by the first training, not by the images
 STACK_SETTINGS = ("device", "precision", "threads")
-
-
-class Screen(Protocol):
-    """Where a study says what it does."""
-
-    def say(self, text: str) -> None: ...
-
-    def bar(self, title: str) -> AbstractContextManager[Callable[[int, int], None]]:
-        """A function of (done, total)."""
-
-    def epochs(
-        self, trainings: Sequence["Training"]
-    ) -> AbstractContextManager[Callable[["Training", dict], None]]:
-        """A function of a training and the line of one of its epochs."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +30,7 @@ class Study:
     stack: Stack
     jobs: int
     overwrite: bool
-    screen: Screen
+    screen: "Screen"
     cleaned: bool = False
     alternative: str = ""  # name of the one of paper.silences.ALTERNATIVES that it is; "": none
     backend: str = "loky"

@@ -5,7 +5,7 @@ import io
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -44,6 +44,15 @@ class Training:
     def name(self) -> str:
         """Its name in the manifest."""
         return f"train/{self.fold.task.name}/fold{self.fold.number}"
+
+    @property
+    def place(self) -> tuple[Path, str]:
+        """Its outputs folder and its name in the manifest: what no two trainings share."""
+        return self.out, self.name
+
+    def anywhere(self) -> "Training":
+        """The same, whatever the working directory of the process that runs it."""
+        return replace(self, out=self.out.resolve(), start=self.start and self.start.resolve())
 
     @property
     def checkpoint(self) -> Path:
@@ -119,8 +128,8 @@ def trained(
         return outcome(fold, fit(fold, pixels, state, before_step, after), pixels)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"{training.name}: the GPU's memory is full. At full size one training needs 5 GB and "
-            "workspaces in tf32 or fp32, 3 GB in bf16 (docs/gpu.md). Free some, or use --jobs 1. "
+            f"{training.name}: the GPU's memory is full. At full size one training and the images "
+            "need 8 GB in tf32 or fp32, 6 GB in bf16 (docs/gpu.md). Free some, or use --jobs 1. "
             f"The batch is the paper's {BATCH} and stays {BATCH}."
         ) from error
 

@@ -14,7 +14,8 @@ from studies import random_store, training
 import lumin.run.training
 from lumin.errors import UserError
 from lumin.paper.published import TABLE1
-from lumin.paper.stated import FOLDS
+from lumin.paper.stated import FOLDS, HEIGHT, IMAGES, WIDTH
+from lumin.run import doctor
 from lumin.training.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,13 @@ def test_the_page_has_the_computed_memory(monkeypatch):
         held = memory.step(precision)
         figures = f"{held.weights / 1e6:.0f} MB | {held.saved / 1e9:.2f} GB | {held.peak / 1e9:.2f}"
         assert f"| {name} | {figures} GB |" in PAGE.read_text()
+        assert all(doctor.STEP[each] == round(held.peak / 1e9, 2) for each in name.split(" and "))
+
+
+def test_the_page_has_what_doctor_asks_for():
+    images, rest = IMAGES * HEIGHT * WIDTH / 1e9, doctor.CONTEXT
+    tf32, bf16 = (doctor.STEP[precision] + images + rest for precision in ("tf32", "bf16"))
+    assert f"{tf32:.1f} GB in tf32 or fp32 and {bf16:.1f} GB in bf16" in PAGE.read_text()
 
 
 def test_memory_by_hand(monkeypatch):
@@ -88,7 +96,7 @@ def test_a_full_gpu_is_told_what_fits(tmp_path, monkeypatch):
     one = training(random_store(tmp_path), "mlmc")
     with pytest.raises(UserError) as caught:
         lumin.run.training.trained(one, print, lambda: False)
-    for part in ("5 GB", "3 GB in bf16", "docs/gpu.md", "--jobs 1", "16"):
+    for part in ("8 GB", "6 GB in bf16", "docs/gpu.md", "--jobs 1", "16"):
         assert part in str(caught.value)
 
 

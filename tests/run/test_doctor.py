@@ -13,10 +13,13 @@ from studies import call, tiny_study
 
 from lumin import exact
 from lumin.paper.recipe import DEMO, PAPER
-from lumin.run import doctor, manifest
+from lumin.run import doctor, manifest, stages
 from lumin.run.doctor import MALLOC, examine
+from lumin.run.notes import note
 from lumin.training import network
+from lumin.training.machine import Stack
 
+TIME = "time of all 25 trainings"
 pytestmark = pytest.mark.usefixtures("one_process")
 
 
@@ -52,7 +55,9 @@ def advice(study):
     """What is looked at -> what to do about it and whether that is needed, where there is any."""
     checks = examine(study)
     assert len({check.what for check in checks}) == len(checks)
-    return {c.what: (c.advice, c.needed) for c in checks if c.advice and c.what != "GPU"}
+    return {
+        c.what: (c.advice, c.needed) for c in checks if c.advice and c.what not in ("GPU", TIME)
+    }
 
 
 def test_a_machine_that_lacks_nothing(ready):
@@ -111,6 +116,29 @@ def test_memory_is_that_of_trainings_at_once(
     size_of(monkeypatch, gigabytes)
     study = replace(demo(ready) if is_demo else ready, jobs=jobs)
     assert advice(study) == ({"memory": expected} if expected else {})
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "device", "precision", "jobs", "expected"),
+    [
+        (8.6, "cuda", "tf32", 8, None),
+        (8.6, "cuda", "tf32", 9, ("Not enough for 9 trainings at once. Use --jobs 8.", False)),
+        (8.6, "cuda:1", "tf32", 2, ("Not enough for 2 trainings at once. Use --jobs 1.", False)),
+        (6.4, "cuda", "fp32", 1, ("8.0 GB are needed.", True)),
+        (6.4, "cuda", "bf16", 1, None),
+        (80, "cuda:0", "tf32", 10, ("Not enough for 10 trainings at once. Use --jobs 9.", False)),
+    ],
+)
+def test_memory_of_eight_gpus_is_that_of_a_step_and_the_images(
+    ready, monkeypatch, gigabytes, device, precision, jobs, expected
+):
+    card = SimpleNamespace(name="a card", total_memory=gigabytes * 1e9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    study = replace(ready, stack=Stack(device, precision, 1), jobs=jobs)
+    assert advice(study) == ({"GPU memory": expected} if expected else {})
+    assert advice(demo(study)) == {}
 
 
 def test_a_full_disk_at_the_nearest_folder_that_exists(ready, monkeypatch):
@@ -180,6 +208,25 @@ def test_data_that_contradict_each_other(ready):
     text, needed = advice(ready)["data"]
     assert "D1-0001" in text
     assert needed
+
+
+def test_the_hours_follow_from_the_trainings_that_are_there(ready, begun):
+    """An epoch of all 25 takes an hour by the first, and half an hour by the mean speed of both."""
+    long = replace(begun.recipe, abnormality_epochs=100, luminal_epochs=100)
+    study = replace(begun, recipe=long)
+    assert doctor.time(study).advice.endswith("python repro.py train mlmc --fold 0")
+    images = sum(len(one.fold.train) for one in stages.all_trainings(study))
+    note(study, {"prepare": {"seconds": 9}})
+    assert doctor.time(study).found == "not known yet"
+    note(study, {"train/mlmc/fold0": {"epochs": 20, "images_per_second": images / 3600}})
+    text = "20 h 0 min at 20 epochs each, as so far; at most 100 h 0 min (100 epochs)."
+    check = doctor.time(study)
+    assert check.found.startswith(text)
+    assert not check.advice
+    note(study, {"train/mlmc/fold1": {"epochs": 40, "images_per_second": images / 1200}})
+    assert doctor.time(study).found.startswith("15 h 0 min at 30 epochs")
+    hours = int(doctor.time(replace(study, jobs=5)).found.split()[0])
+    assert hours == 3
 
 
 def test_weights_that_are_not_there_are_downloaded_later(ready):
