@@ -20,7 +20,6 @@ from rich.progress import (
 )
 
 from lumin.run.render import render
-
 from lumin.run.schedule import Forecast, duration
 
 if TYPE_CHECKING:
