@@ -190,12 +190,13 @@ def all_(
 
 
 def picture(study: "Study") -> Path:
-    """Audit, figures, and the page that holds all -> the page."""
-    from lumin.beyond import audit
+    """Audit, the sheet's table, figures, and the page that holds all -> the page."""
+    from lumin.beyond import audit, sheet
     from lumin.figures import gallery
     from lumin.run.make import make
 
     make(study.out, audit.stage())
+    make(study.out, sheet.stage(study))
     gallery.draw_curves(study)
     gallery.draw_figure2(study, "malignant", None)
     return gallery.write_page(study)
@@ -241,10 +242,8 @@ def add_table(name: str, title: str) -> None:
     def verb(study: "Study") -> None:
         build(study, name)
 
-    verb.__name__, verb.__doc__ = (
-        name,
-        f"Print {title.replace('. ', ': ')}, beside the paper's figures.",
-    )
+    verb.__name__ = name
+    verb.__doc__ = f"Print {title.replace('. ', ': ')}, beside the paper's figures."
     command(verb)
 
 
@@ -275,7 +274,7 @@ def show(study: "Study", name: str) -> None:
     path = study.out / f"tables/{name}.md"
     first, *others = path.read_text().split("\n\n## By breast")
     render(first)
-    more = "Also by breast, as an ensemble, without images, and every test" if others else "All"
+    more = "Also by breast, as an ensemble, and every test" if others else "All"
     say(f"\n{more} in {path}.\n")
 
 
@@ -373,6 +372,14 @@ def sensitivity_(
 
 
 @command
+def control(study: "Study") -> None:
+    """Run the negative control: the luminal comparison with the subtype permuted among patients."""
+    from lumin.beyond import studies
+
+    render(studies.write(study, "control", studies.controlled(study)))
+
+
+@command
 def verify_(
     study: "Study",
     against: Annotated[
@@ -415,10 +422,11 @@ def verify_(
 
 def pipeline(study: "Study") -> list:
     """Every stage that verification holds to its settings or makes again."""
-    from lumin.beyond import audit
+    from lumin.beyond import audit, sheet
     from lumin.run import prepare, stages
 
-    return [prepare.settings_stage(study), *stages.pipeline(study).values(), audit.stage()]
+    rows = [prepare.settings_stage(study), *stages.pipeline(study).values()]
+    return [*rows, audit.stage(), sheet.stage(study)]
 
 
 @command

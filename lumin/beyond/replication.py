@@ -324,12 +324,6 @@ def opening(runs: Mapping[int, Run], wanted: Sequence[int], cohort: str) -> Iter
     yield words
 
 
-def cell_name(row: Mapping) -> str:
-    """A cell's name, unmistakable outside its group."""
-    name, group = row["cell"], row["group"]
-    return markdown.label(name) + (f", {group}" if name.endswith(f" {group}") else "")
-
-
 def signed(value: float) -> str:
     return number(value) if np.isnan(value) else f"{value:+.{DIGITS}f}"
 
@@ -391,11 +385,12 @@ def better(claims: Sequence[dict]) -> Iterator[str]:
 
 
 def classifier(row: Mapping) -> str:
-    return f"{task_name(row['task'])}, {cell_name(row)}"
+    return f"{task_name(row['task'])}, {markdown.label(row['cell'])}"
 
 
 def claim(row: Mapping) -> str:
-    return f"{task_name(row['better'])} against {task_name(row['other'])}, {cell_name(row)}"
+    tasks = f"{task_name(row['better'])} against {task_name(row['other'])}"
+    return f"{tasks}, {markdown.label(row['cell'])}"
 
 
 def speaks(test: Mapping, size: str) -> str:

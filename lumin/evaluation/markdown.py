@@ -66,10 +66,11 @@ def class_name(name: str) -> str:
 
 
 def label(cell: str) -> str:
-    """A cell's name in a table."""
-    if cell.startswith("auc"):
-        return "AUC"
-    return "F1 score (macro)" if cell.startswith("macro") else f"{class_name(cell)} F1"
+    """A cell's name in a table, which no cell of another group has."""
+    what, _, group = cell.partition(" ")
+    if not group:
+        return f"{class_name(cell)} F1"
+    return f"{'AUC' if what == 'auc' else 'F1 score (macro)'}, {group}"
 
 
 def task_name(task: str) -> str:

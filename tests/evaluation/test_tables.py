@@ -346,7 +346,7 @@ def test_a_sixth_task_has_its_table_by_one_row_and_its_structure(predicted, monk
     assert first[""][:2] == ["Baseline: paper", "Baseline: ours, mean (SD)"]
     assert list(first)[2:] == ["Luminal F1", "AUC"]
     assert (first["AUC"][0], first["AUC"][3]) == ("0.5358 (0.0300)", "not printed")
-    assert list(second)[2:] == ["Non-luminal F1, subtype", "F1 score (macro), subtype"]
+    assert list(second)[2:] == ["Non-luminal F1", "F1 score (macro), subtype"]
     found = json.loads(made.json)
     assert found[LEVEL]["subtype"].keys() == {"luminal-baseline", "luminal-scratch"}
     assert found["paper"]["AUC"].keys() == {"luminal-baseline"}
