@@ -45,7 +45,7 @@ UNSTATED = (
     Choice("erasing", "to 0, after normalisation", "torchvision's reference place and value"),
     Choice("place of dropout", "before the last layer", "the usual place; `adding the dropout layer` says no more"),
     Choice("weights of the sampler", "1 / size of the class, with replacement", "as PyTorch's sampler is usually used"),
-    Choice("validation loss", "mean over images, unweighted", "weights are mentioned for training alone (2.2.1)", (
+    Choice("validation loss", "mean over images, unweighted", "only training is said to draw the classes equally (2.2.1)", (
         Alternative("balanced-validation", "mean over classes", {"balanced_validation": True}, SUBTYPE),)),
     Choice("patience", "epochs without a lower validation loss", "models are saved on that loss (2.2)"),
     Choice("Adam", "PyTorch's defaults, weight decay within the gradient", "`standard` (2.2.1), so not AdamW"),
