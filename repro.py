@@ -351,7 +351,7 @@ def replicate(
 
     wanted = replication.parse_seeds(seeds)
     tables = [replication.read(one.out) for one in studies.replicate(study, wanted)]
-    render(studies.write(study, "replication", replication.replication(tables, wanted)))
+    render(studies.write(study, "replication", replication.replication(tables)))
 
 
 @command

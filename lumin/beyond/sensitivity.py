@@ -152,7 +152,7 @@ def opening(rows: Sequence[Mapping]) -> Iterator[str]:
         " with its 95 % interval over other test patients (both studies judge the same patients,"
         f" {cells.DRAWS:,} draws, models held fixed). The interval knows nothing of chance in"
         " training. That is what the rows `redrawn` are for: nothing of the method changes in"
-        " them."
+        " them. The row `shuffled-subtype` is the negative control, whose AUC must be near .5."
     )
     drawn = [r for r in rows if r["name"] in REDRAWN]
     if not drawn:

@@ -83,7 +83,7 @@ def test_a_seed_of_many_is_the_seed_alone(tmp_path, trained, monkeypatch):
     assert len(calls) == 1, "one graph of all trainings"
     assert len(trained) == 25 * len(SEEDS)
     assert "75 trainings in 3 folders" in text
-    assert "3 of 3 seeds are done" in text
+    assert "3 seeds: 0, 1, 2" in text
     for seed in SEEDS:
         done("all", "--demo", "--seed", seed, "--out", tmp_path / f"alone{seed}")
         assert files(tmp_path / f"many/seed{seed}") == files(tmp_path / f"alone{seed}")
