@@ -46,11 +46,11 @@ MORE = {
 RULES = """\
 The majority class, and logistic regressions on columns of the clinical sheet, fitted on the same
 folds and judged on the same test set as the networks: mean (SD) of five models, 95 % interval over
-other test patients. No rule sees a pixel; but the abnormality (mass, calcification or both) is a
-radiologist's reading of the picture, so a network that does no better may still have learnt to read
-it. In CMMD the ID prefix D2 is itself a sign of malignancy; among the patients of D1 it says
-nothing. Interval `none`: no resampling moves the figure, as where all images are called of one
-class."""
+other test patients, the models held fixed. No rule sees a pixel; but the abnormality (mass,
+calcification or both) is a radiologist's reading of the picture, so a network that does no better
+may still have learnt to read it. In CMMD the ID prefix D2 is itself a sign of malignancy; among the
+patients of D1 it says nothing. Interval `none`: no resampling moves the figure, as where all images
+are called of one class."""
 COMPARED = """\
 That one figure is higher than another shows nothing yet. The difference is of means over five
 models; its interval is over other test patients, the models held fixed; p is that of a two-sided
@@ -147,6 +147,17 @@ def by_subtype(classifiers: Classifiers, mammograms: Mammograms, seed: int) -> d
     return rows
 
 
+def beside_abnormality(transfer: Scored, rule: Scored, seed: int) -> dict[str, dict[str, float]]:
+    """The transfer and the regression on the abnormality -> cell: difference, interval and p."""
+    weights, rows = cells.resampled(transfer, seed), {}
+    for name in transfer.group.cells[2:]:  # macro F1 and AUC
+        ours, theirs = (cells.cell(judged, name, weights).mean(0) for judged in (transfer, rule))
+        low, high = inference.interval(ours - theirs)
+        difference, p = cells.permuted(name, transfer, rule, seed)
+        rows[name] = {"difference": difference, "low": low, "high": high, "p": p}
+    return rows
+
+
 # ---- the table -----------------------------------------------------------------------------------
 
 
@@ -185,17 +196,6 @@ def estimates_grid(rows: Mapping[str, Mapping[str, Estimate]], head: Callable[[s
         figures = [f"{spread(estimate)}, {extent(estimate)}" for estimate in estimates.values()]
         lines.append([f"regression on {name}" if name in FEATURES else task_name(name), *figures])
     return grid(["", *map(head, next(iter(rows.values())))], lines)
-
-
-def beside_abnormality(transfer: Scored, rule: Scored, seed: int) -> dict[str, dict[str, float]]:
-    """The transfer and the regression on the abnormality -> cell: difference, interval and p."""
-    weights, rows = cells.resampled(transfer, seed), {}
-    for name in transfer.group.cells[2:]:  # macro F1 and AUC
-        ours, theirs = (cells.cell(judged, name, weights).mean(0) for judged in (transfer, rule))
-        low, high = inference.interval(ours - theirs)
-        difference, p = cells.permuted(name, transfer, rule, seed)
-        rows[name] = {"difference": difference, "low": low, "high": high, "p": p}
-    return rows
 
 
 def stage(study: Study) -> Stage:

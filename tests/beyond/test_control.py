@@ -16,14 +16,11 @@ from lumin.paper.published import SUBTYPE
 ABOUT = Provenance("made up", 0, "0" * 64, [])
 
 
-def judged(labels, scores, patients=None):
-    """(n,) labels and (5, n) luminal scores -> Scored, every image of another patient."""
-    patients = np.array([f"{i:04}" for i in range(len(labels))] if patients is None else patients)
-    labels, scores = np.array(labels), np.array(scores, float)
+def judged(labels, scores, patients):
+    """(n,) labels, (5, n) luminal scores, (n,) patients -> Scored."""
     truth = {"non_luminal": 1 - labels, "luminal": labels}
-    return Scored(
-        SUBTYPE, patients, patients, truth, {"non_luminal": 1 - scores, "luminal": scores}
-    )
+    said = {"non_luminal": 1 - scores, "luminal": scores}
+    return Scored(SUBTYPE, patients, patients, truth, said)
 
 
 def test_shown_by_hand():
@@ -66,22 +63,25 @@ def test_a_leak_of_that_size_is_shown_in_80_per_cent_of_the_test_sets():
 
 
 def test_the_table_says_auc_interval_and_what_would_have_been_shown():
+    """Both images of a patient are alike, so the interval is that of one image each."""
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 80)
-    blind, leaking = rng.random((5, 80)), 0.4 * labels + 0.6 * rng.random((5, 80))
+    once, blind = rng.integers(0, 2, 40), rng.random((5, 40))
+    labels, patients = np.repeat(once, 2), np.repeat(np.arange(40), 2)
     scores = {
-        "luminal-baseline": judged(labels, blind),
-        "luminal-transfer": judged(labels, leaking),
+        "luminal-baseline": judged(labels, np.repeat(blind, 2, axis=1), patients),
+        "luminal-transfer": judged(
+            labels, np.repeat(0.4 * once + 0.6 * blind, 2, axis=1), patients
+        ),
     }
     made = control(scores, ABOUT)
     found = json.loads(made.json)["classifiers"]
     baseline, transfer = found["luminal-baseline"], found["luminal-transfer"]
     assert baseline["low"] < 0.5 < baseline["high"]
     assert transfer["low"] > 0.5
-    low, high = inference.delong_interval(labels, blind)
-    assert (baseline["low"], baseline["high"]) == pytest.approx((low, high), rel=1e-5)
-    _, covariance = inference.delong(labels, blind)
-    assert baseline["shown"] == pytest.approx(shown(covariance[0, 0] ** 0.5), rel=1e-5)
+    low, high = inference.delong_interval(once, blind)
+    assert (baseline["low"], baseline["high"]) == pytest.approx((low, high), rel=1e-4)
+    _, covariance = inference.delong(once, blind)
+    assert baseline["shown"] == pytest.approx(shown(covariance[0, 0] ** 0.5), rel=1e-4)
     first = made.markdown.split("\n\n")[1]
     assert f"baseline {baseline['mean']:.3f} ({low:.3f} to {high:.3f}; shown from" in first
     assert list(grids(made.markdown)[0])[2:] == ["baseline", "transfer"]
