@@ -358,8 +358,7 @@ def replicate(
 def sensitivity_(
     study: "Study",
     only: Annotated[
-        list[AlternativeName] | None,
-        option("One row of the table; can be repeated. [all]"),
+        list[AlternativeName] | None, option("One row of the table; can be repeated. [all]")
     ] = None,
 ) -> None:
     """Run the luminal comparison with one choice at a time changed, in OUT/sensitivity."""
