@@ -158,12 +158,13 @@ def all_(
 
 
 def picture(study: "Study") -> Path:
-    """Audit, figures, and the page that holds all -> the page."""
-    from lumin.beyond import audit
+    """Audit, the sheet's table, figures, and the page that holds all -> the page."""
+    from lumin.beyond import audit, sheet
     from lumin.figures import gallery
     from lumin.run.make import make
 
     make(study.out, audit.stage())
+    make(study.out, sheet.stage(study))
     gallery.draw_curves(study)
     gallery.draw_figure2(study, "malignant", None)
     return gallery.write_page(study)
@@ -267,7 +268,7 @@ def show(study: "Study", name: str) -> None:
     path = study.out / f"tables/{name}.md"
     first, *others = path.read_text().split("\n\n## By breast")
     show_markdown(first)
-    more = "Also by breast, as an ensemble, without images, and every test" if others else "All"
+    more = "Also by breast, as an ensemble, and every test" if others else "All"
     say(f"\n{more} in {path}.\n")
 
 
@@ -370,15 +371,14 @@ def replicate(
 
     wanted = replication.parse_seeds(seeds)
     tables = [replication.read(one.out) for one in studies.replicate(study, wanted)]
-    show_markdown(studies.write(study, "replication", replication.replication(tables, wanted)))
+    show_markdown(studies.write(study, "replication", replication.replication(tables)))
 
 
 @command
 def sensitivity_(
     study: "Study",
     only: Annotated[
-        list[AlternativeName] | None,
-        option("One row of the table; can be repeated. [all]"),
+        list[AlternativeName] | None, option("One row of the table; can be repeated. [all]")
     ] = None,
 ) -> None:
     """Run the luminal comparison with one choice at a time changed, in OUT/sensitivity.
@@ -394,6 +394,14 @@ def sensitivity_(
     text = studies.write(study, "sensitivity", studies.compared(study))
     show_markdown(text.split(sensitivity.DETAILS)[0])
     say(f"\nWhat each row changes, and why, is in {study.out / 'tables/sensitivity.md'}.")
+
+
+@command
+def control(study: "Study") -> None:
+    """Run the negative control: the luminal comparison with the subtype permuted among patients."""
+    from lumin.beyond import studies
+
+    show_markdown(studies.write(study, "control", studies.controlled(study)))
 
 
 @command
@@ -439,10 +447,11 @@ def verify_(
 
 def pipeline(study: "Study") -> list:
     """Every stage that verification holds to its settings or makes again."""
-    from lumin.beyond import audit
+    from lumin.beyond import audit, sheet
     from lumin.run import prepare, stages
 
-    return [prepare.settings_stage(study), *stages.pipeline(study).values(), audit.stage()]
+    rows = [prepare.settings_stage(study), *stages.pipeline(study).values()]
+    return [*rows, audit.stage(), sheet.stage(study)]
 
 
 @command

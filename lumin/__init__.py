@@ -8,10 +8,11 @@ it, and nothing from those beside it.
     paper/          what the paper states, published, and leaves open
     data/           sheet and headers -> Mammogram; DICOM -> crop; image store; split
     training/       the five tasks, augmentation, network, fit and predict
-    evaluation/     metrics, inference, cells, rules without an image, tables
+    evaluation/     metrics, inference, cells, tables
     cmmd/           download, corrections, the synthetic cohort
     reproduce       the paper, start to end
     run/            a study in an outputs folder: options, stages, jobs, manifest, verification
     figures/        curves, Figure 2, Grad-CAM, the report page
-    beyond/         audit of the published figures, many seeds, one choice changed
+    beyond/         audit of the published figures, the clinical sheet alone, many seeds, one choice
+                    changed, the negative control
 """

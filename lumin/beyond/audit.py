@@ -4,15 +4,16 @@ Needs no image and no training: Tables 1, 2a and 2b as printed, to four decimals
 rounded before it is put into words.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 from scipy.optimize import brentq
 from scipy.stats import norm, ttest_ind_from_stats
 from scipy.stats import t as student_t
 
+from lumin.evaluation.markdown import as_json, class_name, grid
 from lumin.exact import digest
 from lumin.paper.published import TABLE1, TABLE2, TABLES, PrintedRow, Published, comparisons
 from lumin.paper.stated import ALPHA, FOLDS, IMAGES, SUBTYPE_IMAGES
@@ -42,15 +43,14 @@ Cells = Mapping[tuple[str, str], Published]  # (task, cell) -> as printed
 Images = Mapping[str, tuple[int, int]]  # class -> (training and validation, test)
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One check. `figures` holds, unrounded, the numbers that `computed` puts into words."""
 
     check: str
     statement: str  # several checks may be of one statement
     computed: str
     verdict: str
-    figures: dict[str, float | None] = field(default_factory=dict)
+    figures: Mapping[str, float | None] = MappingProxyType({})
 
     @property
     def kind(self) -> str:
@@ -61,7 +61,8 @@ class Row:
 def audit(published: Cells = TABLE2, images: Images = TABLE1) -> list[Row]:
     """Table 2 and Table 1 -> one row per check, always in the same order."""
     tests = [*fold_tests(published), *every_fold(published), *sampling(published, images)]
-    return [*counts(images), *macro_f1(published), *gains(published), *tests]
+    cells = [*macro_f1(published), *gains(published), *constants(published, images)]
+    return [*counts(images), *cells, *tests]
 
 
 def judged(holds: bool, how: str = "") -> str:
@@ -95,7 +96,7 @@ def counts(images: Images) -> Iterator[Row]:
         yield Row(f"{name}, ratio", statement, words, verdict, {"test share": share})
     even = all(number % 2 == 0 for row in images.values() for number in row)
     words = "every count is even, as it then must be" if even else "a count is odd"
-    statement = "both views of a breast are on one side, so that the test set is independent"
+    statement = "the test set is independent, so both views of a breast are on one side"
     yield Row("Table 1, views", statement, words, DEPENDS if even else NOT)
 
 
@@ -151,6 +152,25 @@ def gains(published: Cells) -> Iterator[Row]:
     yield Row("gain", statement, words, judged(other > abs(luminal)), figures)
 
 
+def constants(published: Cells, images: Images) -> Iterator[Row]:
+    """The F1 of each class where every test image is called of it, beside the printed ones.
+
+    Precision is then the class's share of the images and recall is 1: F1 = 2 n / (n + all).
+    """
+    test = {name: parts[1] for name, parts in images.items()}
+    members = test | {name: test[name] + test["Both"] for name in ("Calcification", "Mass")}
+    for (task, cell), figure in published.items():
+        name = class_name(cell)
+        if name in members:
+            two = ("Luminal", "Non-luminal") if "luminal" in cell else ("Benign", "Malignant")
+            always = 2 * members[name] / (members[name] + test[two[0]] + test[two[1]])
+            side = "above" if figure.mean > always else "below"
+            words = f"{figure.mean:.4f} is {side} {always:.4f}"
+            statement = f"{task}, {name} F1, beside always {name}"
+            figures = {"printed": figure.mean, "always": always}
+            yield Row("constant classifier", statement, words, SCALE, figures)
+
+
 def pairs(published: Cells, name: str) -> Iterator[tuple[PrintedRow, Published, Published]]:
     """Rows of which the paper prints both cells, with the challenger's and the baseline's."""
     for row in TABLES[name].rows:
@@ -174,7 +194,18 @@ def fold_tests(published: Cells) -> Iterator[Row]:
         for row, first, second in pairs(published, name):
             for test in (unpaired, paired):
                 check = test(first, second, claim(name, row, P))
-                yield check if row.cell in SIGNIFICANT else replace(check, verdict=SCALE)
+                yield check if row.cell in SIGNIFICANT else check._replace(verdict=SCALE)
+            if row.cell in SIGNIFICANT:
+                yield needed(first, second, claim(name, row, P))
+
+
+def needed(first: Published, second: Published, statement: str) -> Row:
+    """The fewest values a classifier from which Student's unpaired test has p < 0.0001."""
+    n = 2
+    while ttest_ind_from_stats(first.mean, first.sd, n, second.mean, second.sd, n).pvalue >= ALPHA:
+        n += 1
+    words = f"from {n} values a classifier of the printed mean and SD, unpaired; {FOLDS} folds"
+    return Row("values needed", statement, words, SCALE, {"n": n})
 
 
 def every_fold(published: Cells) -> Iterator[Row]:
@@ -200,15 +231,15 @@ def every_fold(published: Cells) -> Iterator[Row]:
         yield Row("every fold", statement, words, verdict, {"difference": gap, "reach": reach})
 
 
-def unpaired(first: Published, second: Published, statement: str, n: int = FOLDS) -> Row:
+def unpaired(first: Published, second: Published, statement: str) -> Row:
     """Student's and Welch's t-test from means and SDs of ddof 1.
 
     If they have ddof 0, t is sqrt((n - 1) / n) of it.
     """
-    summary = (first.mean, first.sd, n, second.mean, second.sd, n)
+    summary = (first.mean, first.sd, FOLDS, second.mean, second.sd, FOLDS)
     t, p = ttest_ind_from_stats(*summary)
     t_welch, p_welch = ttest_ind_from_stats(*summary, equal_var=False)
-    p_ddof0 = 2 * student_t.sf(abs(t) * math.sqrt((n - 1) / n), 2 * n - 2)
+    p_ddof0 = 2 * student_t.sf(abs(t) * math.sqrt((FOLDS - 1) / FOLDS), 2 * FOLDS - 2)
     below = [name for name, value in (("Student", p), ("Welch", p_welch)) if value < ALPHA]
     verdict = judged(bool(below), ", if the unit is the fold, unpaired")
     if len(below) == 1:
@@ -217,33 +248,32 @@ def unpaired(first: Published, second: Published, statement: str, n: int = FOLDS
     if first.mean <= second.mean:
         verdict = f"{NOT}: the difference is not positive"
     words = (
-        f"n = {n} + {n}: Student t = {number(t)}, p = {number(p)} ({number(p_ddof0)} if the SDs"
-        f" have ddof 0); Welch t = {number(t_welch)}, p = {number(p_welch)}"
+        f"n = {FOLDS} + {FOLDS}: Student t = {number(t)}, p = {number(p)} ({number(p_ddof0)} if the"
+        f" SDs have ddof 0); Welch t = {number(t_welch)}, p = {number(p_welch)}"
     )
     figures = {"t": t, "p": p, "p, ddof 0": p_ddof0, "t, Welch": t_welch, "p, Welch": p_welch}
     return Row("t-test, unpaired", statement, words, verdict, figures)
 
 
-def paired_t(
-    first: Published, second: Published, correlation: float, n: int = FOLDS
-) -> tuple[float, float]:
-    """Paired t and its two-sided p if the fold values correlate by r.
+def paired_t(first: Published, second: Published, correlation: float) -> tuple[float, float]:
+    """Paired t and its two-sided p if the n fold values correlate by r.
 
     t = (m1 - m2) / sqrt((s1^2 + s2^2 - 2 r s1 s2) / n), n - 1 degrees of freedom.
     """
     # The same variance, without its cancellation at r = 1.
     variance = (first.sd - second.sd) ** 2 + 2 * (1 - correlation) * first.sd * second.sd
     difference = first.mean - second.mean
-    t = difference / math.sqrt(variance / n) if variance else math.copysign(math.inf, difference)
-    return t, float(2 * student_t.sf(abs(t), n - 1))
+    error = math.sqrt(variance / FOLDS)
+    t = difference / error if error else math.copysign(math.inf, difference)
+    return t, float(2 * student_t.sf(abs(t), FOLDS - 1))
 
 
-def correlation_needed(first: Published, second: Published, alpha: float, n: int = FOLDS) -> float:
+def correlation_needed(first: Published, second: Published, alpha: float) -> float:
     """The correlation of fold values above which the paired p is below alpha.
 
     Above 1: none is enough; below -1: any is.
     """
-    allowed = n * ((first.mean - second.mean) / student_t.isf(alpha / 2, n - 1)) ** 2
+    allowed = FOLDS * ((first.mean - second.mean) / student_t.isf(alpha / 2, FOLDS - 1)) ** 2
     excess, product = first.sd**2 + second.sd**2 - allowed, 2 * first.sd * second.sd
     return float(excess / product) if product else math.copysign(math.inf, excess)
 
@@ -311,8 +341,8 @@ def sampling(published: Cells, images: Images) -> Iterator[Row]:
     """Standard errors of the subtype AUCs from the number of test cases, and what these can show.
 
     The two views of a breast are alike, so the truth lies between images and breasts as independent
-    units. The formula is for one model: if anything it says too much for the mean of five on the
-    same test set.
+    units. The formula is for one model; the mean of five on the same test set has a smaller error,
+    so these are conservative.
     """
     aucs = {task: published[task, "auc subtype"].mean for task in (TRANSFER, BASELINE)}
     for unit, views in (("images", 1), ("breasts", 2)):
@@ -393,40 +423,30 @@ def detail(row: Row, kind: str) -> str:
 OPENING = """\
 # Audit of the published figures
 
-The paper's printed figures, re-derived from each other. `Does not follow` means: \
-the figures in print
-do not lead to the statement under the assumption named. Another unit or pairing may have been used.
+The paper's printed figures, re-derived from each other. `Does not follow` means: the figures in
+print do not lead to the statement under the assumption named. Another unit or pairing may have been
+used.
 """
 ENDING = f"""
 {P} is tried for every row of Table 2, claimed by the paper or not. Fold tests: {FOLDS} values a
 classifier, SDs taken as ddof 1, two-sided. Standard errors of AUCs: Hanley and McNeil, Radiology
-1982; 143:29-36; of differences of AUCs: the same authors, Radiology 1983; 148:839-843. \
-They are of one
-model: if anything too large for the mean of five.
+1982; 143:29-36; of differences of AUCs: the same authors, Radiology 1983; 148:839-843. They are of
+one model. The mean of five models' AUCs has a smaller error, so these are conservative: what does
+not follow from them might follow from the true ones.
+
+A constant classifier calls every test image of one class, whose F1 then follows from Table 1; of
+two exclusive classes the other has an F1 of 0, and the AUC is .5. A printed F1 below it does not
+mean that a network learnt nothing: none was trained to win one class at the cost of the other. It
+means that this F1 alone cannot show that anything was learnt. The F1 Score and the AUC can: for
+always luminal they are .4202 and .5.
 """
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Rows -> the same Markdown on every machine: the summary, and every check."""
-    lines = [f"| {r.check} | {r.statement} | {r.computed} | {r.verdict} |" for r in rows]
-    header = [
-        "| check | statement | computed from the printed figures | verdict |",
-        "|---|---|---|---|",
-    ]
-    parts = [OPENING, *summary(rows), "\n## Every check\n", *header, *lines, ENDING]
-    return "\n".join(parts)
-
-
-def as_json(rows: Sequence[Row]) -> str:
-    """Rows -> JSON, figures to 6 significant digits; null for None and what is unbounded."""
-    entries = []
-    for row in rows:
-        figures = {}
-        for name, value in row.figures.items():
-            known = value is not None and math.isfinite(value)
-            figures[name] = float(f"{value:.6g}") if known else None
-        entries.append({**vars(row), "figures": figures})
-    return json.dumps(entries, indent=1, allow_nan=False) + "\n"
+    header = ["check", "statement", "computed from the printed figures", "verdict"]
+    checks = grid(header, [row[:4] for row in rows])
+    return "\n".join([OPENING, *summary(rows), "\n## Every check\n", checks, ENDING])
 
 
 def stage() -> Stage:

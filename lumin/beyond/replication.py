@@ -1,7 +1,6 @@
 """Tables 2a and 2b of many seeds -> how far each figure moves, and where the paper's lies in that.
 
-The figures of a seed are those of its table2a.json and table2b.json. Everything is the same bytes
-whatever the order of the runs.
+The figures of a seed are those of its table2a.json and table2b.json.
 """
 
 import json
@@ -67,62 +66,26 @@ def parse_seeds(text: str) -> list[int]:
     """
     seeds: set[int] = set()
     for part in text.split(","):
-        match, name = (
-            re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part),
-            part.strip(),
-        )
-        if not match:
-            why = f"{name!r} is no seed and no range. Use --seeds 0-4,7."
-            raise UserError(f"Seeds {text!r}: {why}")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            why = f"{name} runs backwards. Use --seeds {last}-{first}."
-            raise UserError(f"Seeds {text!r}: {why}")
-        if last - first >= MOST_SEEDS:
-            why = f"{name} is more than {MOST_SEEDS} seeds. Name fewer."
-            raise UserError(f"Seeds {text!r}: {why}")
+        match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if not 0 <= last - first < MOST_SEEDS:
+            what = f"{part.strip()!r} is no seed, and no range of at most {MOST_SEEDS} that ascends"
+            raise UserError(f"Seeds {text!r}: {what}. Use --seeds 0-4,7.")
         seeds |= set(range(first, last + 1))
     return sorted(seeds)
 
 
-def read(out: Path) -> dict[str, dict]:
-    """Outputs folder of one seed -> the tables that it has, parsed."""
-    paths = {name: out / f"tables/{name}.json" for name in comparisons()}
-    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+def read(out: Path) -> Run:
+    """Outputs folder of one seed -> its Tables 2a and 2b, parsed."""
+    return {name: json.loads((out / f"tables/{name}.json").read_text()) for name in comparisons()}
 
 
-def arrange(runs: Sequence[Run]) -> dict[int, Run]:
-    """Runs in any order -> seed: run, in ascending order. Raises UserError if they do not fit."""
-    by_seed: dict[int, Run] = {}
-    for run in runs:
-        named = {name: run[name] for name in comparisons() if name in run}
-        for name, table in named.items():
-            if not {*LEVELS, "claims", "seed", "split", "cohort", "departures"} <= table.keys():
-                cure = f"Run python repro.py {name} to make it anew."
-                raise UserError(f"A {name} is of another version. {cure}")
-        drawn = {(table["seed"], table["split"]) for table in named.values()}
-        for seed, _ in drawn:
-            if seed in by_seed or len(drawn) > 1:
-                why = "two runs of it, or Tables 2a and 2b are of two splits"
-                raise UserError(f"Seed {seed}: {why}.")
-            by_seed[seed] = named
-    if not by_seed:
-        raise UserError("No seed has a Table 2 yet. Run python repro.py replicate to make them.")
-    for what in ("cohort", "departures"):
-        kinds = {json.dumps(table[what]) for run in by_seed.values() for table in run.values()}
-        if len(kinds) > 1:
-            why = f"so they are no replicates: {sorted(kinds)}"
-            raise UserError(f"The runs differ in their {what}, {why}.")
-    return dict(sorted(by_seed.items()))
-
-
-def all_cells(runs: Mapping[int, Run]) -> Iterator[tuple[Cell, list[dict]]]:
-    """Every cell of Tables 2a and 2b in their order, with that table of each seed that has it."""
+def all_cells(runs: Sequence[Run]) -> Iterator[tuple[Cell, list[dict]]]:
+    """Every cell of Tables 2a and 2b in their order, with that table of each seed."""
     for name, table in comparisons().items():
-        having = [run[name] for run in runs.values() if name in run]
-        for group, *tasks in table.pairs if having else ():
+        for group, *tasks in table.pairs:
             for cell in group.cells:
-                yield Cell(group.name, cell, *tasks), having
+                yield Cell(group.name, cell, *tasks), [run[name] for run in runs]
 
 
 def folds(having: Sequence[dict], level: str, cell: Cell, task: str) -> NDArray:
@@ -229,17 +192,13 @@ def row(having: Sequence[dict], level: str, cell: Cell, task: str) -> dict:
 
 def claim_row(having: Sequence[dict], cell: Cell) -> dict:
     """One claim -> better - other over the seeds, and what its tests say."""
-    wanted = cell.name, cell.better, cell.other
-    claims = []
-    for claim in (claim for table in having for claim in table["claims"]):
-        if (claim["cell"], claim["better"], claim["other"]) == wanted:
-            claims.append(claim)
+    claims = [claim for table in having for claim in table["claims"] if claim["cell"] == cell.name]
     differences = np.array([claim["differences"] for claim in claims], float)
     means = differences.mean(1)
     names = dict.fromkeys(test["name"] for claim in claims for test in claim["tests"])
     return {
         **{"group": cell.group, "cell": cell.name, "better": cell.better, "other": cell.other},
-        **spread(means, published_difference(*wanted))._asdict(),
+        **spread(means, published_difference(cell.name, cell.better, cell.other))._asdict(),
         "seeds_improved": int((means > 0).sum()),
         "folds": int((~np.isnan(differences)).sum()),
         "folds_improved": int((differences > 0).sum()),
@@ -251,68 +210,41 @@ def claim_row(having: Sequence[dict], cell: Cell) -> dict:
 # ---- the table -----------------------------------------------------------------------------------
 
 
-def replication(runs: Sequence[Run], asked: Sequence[int] | None = None) -> Document:
-    """Each seed's parsed tables, and the seeds asked for -> replication.md and replication.json.
-
-    A run is {"table2a": ..., "table2b": ...} as their JSON files have it; either may be missing.
-    Raises UserError if the runs differ in cohort or method, or none has a table.
-    """
-    done = arrange(runs)
-    wanted = sorted(set(done if asked is None else asked))
-    strange = sorted(done.keys() - set(wanted))
-    if strange:
-        raise UserError(f"Runs of seeds that were not asked for: {listed(strange)}.")
+def replication(runs: Sequence[Run]) -> Document:
+    """Each seed's parsed tables -> replication.md and replication.json."""
     rows = []
     for level in LEVELS:
-        for cell, having in all_cells(done):
+        for cell, having in all_cells(runs):
             rows += [row(having, level, cell, task) for task in (cell.other, cell.better)]
-    claims = [claim_row(having, cell) for cell, having in all_cells(done)]
-    about = {seed: next(iter(run.values())) for seed, run in done.items()}
-    first = next(iter(about.values()))
+    claims = [claim_row(having, cell) for cell, having in all_cells(runs)]
+    about = [next(iter(run.values())) for run in runs]
+    cohort, left_out = about[0]["cohort"], about[0]["departures"]
+    seeds = [table["seed"] for table in about]
     content = {
-        "title": "Replication. Tables 2a and 2b over seeds" + suffix(first["cohort"]),
-        "cohort": first["cohort"],
-        "departures": first["departures"],
-        "asked": wanted,
-        "done": list(done),
-        "splits": {str(seed): table["split"] for seed, table in about.items()},
+        "title": "Replication. Tables 2a and 2b over seeds" + suffix(cohort),
+        "cohort": cohort,
+        "departures": left_out,
+        "done": seeds,
+        "splits": {str(table["seed"]): table["split"] for table in about},
         "cells": rows,
         "claims": claims,
     }
-    return Document(text(content, done), markdown.as_json(content))
-
-
-def text(content: Mapping, runs: Mapping[int, Run]) -> str:
-    """The content of replication.json, unrounded -> replication.md."""
-    cohort = content["cohort"]
-    left_out = "; ".join(content["departures"]) or "nothing"
-    footer = f"Cohort: {cohort}. Seeds {listed(content['done'])}.  \n"
-    footer += f"Departures from the paper's method: {left_out}.  "
     sections = [
         f"# {content['title']}",
-        *opening(runs, content["asked"], cohort),
-        *moves(content["cells"]),
-        *better(content["claims"]),
-        *variances(content["cells"], content["claims"], cohort),
+        *opening(seeds, cohort),
+        *moves(rows),
+        *better(claims),
+        *variances(rows, claims, cohort),
         "---",
-        footer,
+        f"Cohort: {cohort}. Seeds {', '.join(map(str, seeds))}.  \n"
+        f"Departures from the paper's method: {'; '.join(left_out) or 'nothing'}.  ",
     ]
-    return "\n\n".join(sections) + "\n"
+    return Document("\n\n".join(sections) + "\n", markdown.as_json(content))
 
 
-def listed(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds)) or "none"
-
-
-def opening(runs: Mapping[int, Run], wanted: Sequence[int], cohort: str) -> Iterator[str]:
+def opening(seeds: Sequence[int], cohort: str) -> Iterator[str]:
     """How many seeds there are, and what a seed draws."""
-    complete = [seed for seed, run in runs.items() if run.keys() == comparisons().keys()]
-    partly = [seed for seed in runs if seed not in complete]
-    missing = [seed for seed in wanted if seed not in runs]
-    words = f"**{len(complete)} of {len(wanted)} seeds are done**: {listed(complete)}."
-    words += f" With one of the two tables: {listed(partly)}." if partly else ""
-    words += f" Not done: {listed(missing)}." if missing else ""
-    yield words
+    yield f"**{len(seeds)} seeds**: {', '.join(map(str, seeds))}."
     words = (
         "A seed draws the patients of the test set and of each fold, the weights that start at"
         " random, the order of the images, augmentation and dropout"
@@ -322,12 +254,6 @@ def opening(runs: Mapping[int, Run], wanted: Sequence[int], cohort: str) -> Iter
         words += " The paper's figures are of CMMD: where they lie among these seeds says nothing"
         words += " of the paper."
     yield words
-
-
-def cell_name(row: Mapping) -> str:
-    """A cell's name, unmistakable outside its group."""
-    name, group = row["cell"], row["group"]
-    return markdown.label(name) + (f", {group}" if name.endswith(f" {group}") else "")
 
 
 def signed(value: float) -> str:
@@ -391,11 +317,12 @@ def better(claims: Sequence[dict]) -> Iterator[str]:
 
 
 def classifier(row: Mapping) -> str:
-    return f"{task_name(row['task'])}, {cell_name(row)}"
+    return f"{task_name(row['task'])}, {markdown.label(row['cell'])}"
 
 
 def claim(row: Mapping) -> str:
-    return f"{task_name(row['better'])} against {task_name(row['other'])}, {cell_name(row)}"
+    tasks = f"{task_name(row['better'])} against {task_name(row['other'])}"
+    return f"{tasks}, {markdown.label(row['cell'])}"
 
 
 def speaks(test: Mapping, size: str) -> str:

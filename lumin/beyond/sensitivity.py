@@ -4,7 +4,7 @@ Every change is paired: the same test patients judged by both studies, and drawn
 bootstrap.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lumin.data import split
-from lumin.data.mammogram import Mammogram
+from lumin.data.mammogram import Mammograms, Roles
 from lumin.evaluation import cells, inference, markdown, metrics, predictions
 from lumin.evaluation.markdown import Document, Provenance, grid, number, task_name
 from lumin.evaluation.predictions import Scored
@@ -23,6 +22,8 @@ from lumin.paper.silences import (
     CHANCE,
     COMPARED,
     OF_READING,
+    OF_RECIPE,
+    OF_STACK,
     SOURCE,
     SUBTYPE,
     Alternative,
@@ -51,7 +52,7 @@ class Measured(NamedTuple):
 # ---- numbers -------------------------------------------------------------------------------------
 
 
-def read(out: Path, mammograms: Sequence[Mammogram]) -> Scores:
+def read(out: Path, mammograms: Mammograms) -> Scores:
     """Outputs folder -> what both luminal tasks say of the test images, five models each."""
     return {task: predictions.read_scores(out, task, GROUP, mammograms) for task in SUBTYPE}
 
@@ -79,7 +80,7 @@ def threshold(labels: NDArray, scores: NDArray) -> float:
     return float(best[np.argmin(abs(best - 0.5))])
 
 
-def tuned(out: Path, scores: Scores, mammograms: Sequence[Mammogram]) -> Scores:
+def tuned(out: Path, scores: Scores, mammograms: Mammograms) -> Scores:
     """The same with every model's threshold chosen on its own validation images, and called .5."""
     by_image = {m.image: m for m in mammograms}
     negative, positive = GROUP.classes
@@ -104,68 +105,38 @@ def change(before: Measured, after: Measured) -> dict[str, float]:
     return {**figures, "low": low, "high": high}
 
 
-def leak(out: Path, mammograms: Sequence[Mammogram]) -> dict[str, list[str]]:
-    """Folder whose MLMC has a split of its own -> fold: luminal test patients that its MLMC saw."""
-    own = split.read_split_csv(out / f"split-{SOURCE[0]}.csv")
-    test = tested(out, mammograms)
+def leak(own: Roles, patients: Iterable[str]) -> dict[str, list[str]]:
+    """MLMC's own split, luminal test patients -> fold: those that its MLMC was trained on."""
     seen = {}
-    for fold in range(FOLDS):
-        unseen = ("test", f"fold{fold}")
-        seen[f"fold{fold}"] = [patient for patient in test if own[patient] not in unseen]
+    for fold in (f"fold{k}" for k in range(FOLDS)):
+        seen[fold] = [patient for patient in patients if own[patient] not in ("test", fold)]
     return seen
-
-
-def tested(out: Path, mammograms: Sequence[Mammogram]) -> list[str]:
-    """Patients of the luminal test set."""
-    roles = split.read_split_csv(out / "split.csv")
-    luminal = {m.patient for m in mammograms if m.luminal is not None}
-    return sorted(patient for patient in luminal if roles[patient] == "test")
-
-
-def row(
-    name: str, figures: Mapping[str, Mapping], base: Mapping[str, Mapping], ddof: int = 1
-) -> dict:
-    """Measure -> baseline, transfer and gain: one line of sensitivity.json.
-
-    Folds, mean, SD, and the change, which is paired, from `base`; the row AS_IT_IS has none.
-    """
-    line = {"name": name}
-    for measured, by_who in figures.items():
-        line[measured] = {}
-        for who, figure in by_who.items():
-            folds = figure.folds
-            mean, sd = float(folds.mean()), float(folds.std(ddof=ddof))
-            line[measured][who] = {"folds": folds.tolist(), "mean": mean, "sd": sd}
-            if name != AS_IT_IS:
-                line[measured][who] |= change(base[measured][who], figure)
-    return line
 
 
 # ---- the table -----------------------------------------------------------------------------------
 
 
-def sensitivity(
-    out: Path, folders: Mapping[str, Path], mammograms: Sequence[Mammogram], about: Provenance
-) -> Document:
-    """The study as it is, and the finished alternatives' folders -> sensitivity.md and .json."""
-    scores = read(out, mammograms)
-    weights = cells.resampled(scores[SUBTYPE[0]], about.seed)
-    base = {name: measure(scores, name, weights) for name in MEASURES}
-    rows, seen = [row(AS_IT_IS, base, base)], {}
-    for name, (_, alternative) in ALTERNATIVES.items():
-        if name not in folders:
-            continue
-        changed = read(folders[name], mammograms)
-        if alternative.changes.get("decision") == "tuned":
-            changed = tuned(out, scores, mammograms)
-        for task in SUBTYPE:
-            assert (changed[task].breasts == scores[task].breasts).all(), "other test images"
-        figures = {measured: measure(changed, measured, weights) for measured in MEASURES}
-        rows.append(row(name, figures, base, alternative.changes.get("ddof", 1)))
-        if "split" in alternative.changes:
-            seen = leak(folders[name], mammograms)
-    leaked = leak_text(seen, tested(out, mammograms)) if seen else []
-    sections = [*opening(rows), *grids(rows), *leaked, *legend()]
+def sensitivity(scores: Mapping[str, Scores], own: Roles, about: Provenance) -> Document:
+    """AS_IT_IS and alternatives -> sensitivity.md and .json.
+
+    `own` is MLMC's own split, where that alternative is among them.
+    """
+    judged = scores[AS_IT_IS][SUBTYPE[0]]
+    weights = cells.resampled(judged, about.seed)
+    rows, base = [], {}
+    for name, changed in scores.items():
+        row: dict = {"name": name}
+        for measured in MEASURES:
+            row[measured] = {}
+            for who, figure in measure(changed, measured, weights).items():
+                before = base.setdefault((measured, who), figure)  # AS_IT_IS comes first
+                mean, sd = float(figure.folds.mean()), float(figure.folds.std(ddof=1))
+                row[measured][who] = {"folds": figure.folds.tolist(), "mean": mean, "sd": sd}
+                if name != AS_IT_IS:
+                    row[measured][who] |= change(before, figure)
+        rows.append(row)
+    seen = leak(own, np.unique(judged.patients).tolist()) if own else {}
+    sections = [*opening(rows), *grids(rows), *leak_text(seen, judged), *legend()]
     title = "Sensitivity. The luminal comparison with one choice changed"
     return markdown.document(title, about, sections, {"rows": rows, "leak": seen})
 
@@ -181,7 +152,7 @@ def opening(rows: Sequence[Mapping]) -> Iterator[str]:
         " with its 95 % interval over other test patients (both studies judge the same patients,"
         f" {cells.DRAWS:,} draws, models held fixed). The interval knows nothing of chance in"
         " training. That is what the rows `redrawn` are for: nothing of the method changes in"
-        " them."
+        " them. The row `shuffled-subtype` is the negative control, whose AUC must be near .5."
     )
     drawn = [r for r in rows if r["name"] in REDRAWN]
     if not drawn:
@@ -234,18 +205,20 @@ def change_text(figure: Mapping[str, float], chance: float) -> str:
     return f"**{words}**" if clear and abs(figure["change"]) > chance else words
 
 
-def leak_text(seen: Mapping[str, Sequence[str]], test: Sequence[str]) -> list[str]:
+def leak_text(seen: Mapping[str, Sequence[str]], judged: Scored) -> Iterator[str]:
     """Fold -> luminal test patients that MLMC was trained on: how many, and who they are."""
+    if not seen:
+        return
     counts = ", ".join(str(len(patients)) for patients in seen.values())
     every = sorted(set().union(*seen.values()))
-    return [
-        f"{DETAILS} a split of its own leaks",
-        f"`own-split`: of the {len(test)} patients in the luminal test set, MLMC was trained on"
-        f" {counts} in folds 0 to {FOLDS - 1}, on {len(every)} in any. They are"
+    yield f"{DETAILS} a split of its own leaks"
+    yield (
+        f"`own-split`: of the {len(np.unique(judged.patients))} patients in the luminal test set,"
+        f" MLMC was trained on {counts} in folds 0 to {FOLDS - 1}, on {len(every)} in any. They are"
         f" {', '.join(every) or 'none'}. Not counted: test patients on whom the MLMC of a fold"
         " chose its epoch, and validation patients of the luminal tasks among those that it was"
-        " trained on.",
-    ]
+        " trained on."
+    )
 
 
 def legend() -> Iterator[str]:
@@ -253,19 +226,15 @@ def legend() -> Iterator[str]:
     yield f"{DETAILS} each row changes"
     lines = []
     for name, (choice, alternative) in ALTERNATIVES.items():
-        tasks = task_names(retrained_tasks(alternative))
+        tasks = ", ".join(map(task_name, retrained_tasks(alternative))) or "nothing"
         lines.append([name, choice.matter, choice.ours, choice.why, alternative.text, tasks])
     yield grid(["", "matter", "here", "why", "changed to", "trained anew"], lines)
 
 
-def task_names(names: Sequence[str]) -> str:
-    return ", ".join(task_name(name) for name in names) or "nothing"
-
-
 def retrained_tasks(alternative: Alternative) -> tuple[str, ...]:
     """Which tasks an alternative trains anew; transfer with MLMC, from which it starts."""
-    if alternative.of == OF_READING:
-        return ()
+    if alternative.of in (OF_RECIPE, OF_STACK):
+        return COMPARED
     if alternative.of == SOURCE:
         return (*SOURCE, SUBTYPE[1])
-    return SUBTYPE if alternative.of == SUBTYPE else COMPARED
+    return () if alternative.of == OF_READING else alternative.of

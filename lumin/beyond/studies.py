@@ -6,35 +6,39 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from lumin.beyond import pictures, sensitivity
-from lumin.data.mammogram import read_cohort_csv
+from lumin.beyond import control, pictures, sensitivity
+from lumin.data.split import read_split_csv
 from lumin.errors import UserError
 from lumin.evaluation.markdown import Document
 from lumin.paper.published import TABLES
 from lumin.paper.silences import (
     ALTERNATIVES,
     COMPARED,
+    CONTROL,
     OF_READING,
     OF_RECIPE,
     OF_STACK,
+    SOURCE,
+    SUBTYPE,
     Alternative,
 )
 from lumin.paper.stated import FOLDS
 from lumin.run import manifest, stages
-from lumin.run.learn import announcement, learn
+from lumin.run.learn import learn
 from lumin.run.make import Stage, remake
 from lumin.run.prepare import IMAGE_CHOICES, prepare
 from lumin.run.study import Study
 from lumin.training.tasks import TASKS
 
 EVERY_FOLD = list(product(COMPARED, range(FOLDS)))
+DRAWN = {"replication": pictures.replication, "sensitivity": pictures.sensitivity}
 
 
 def write(study: Study, name: str, table: Document) -> str:
-    """replication or sensitivity: write its table and its figure -> the table's Markdown."""
-    draw = {"replication": pictures.replication, "sensitivity": pictures.sensitivity}[name]
+    """replication, sensitivity or control: write its table and figure -> the table's Markdown."""
     files = {f"tables/{name}.md": table.markdown, f"tables/{name}.json": table.json}
-    files |= draw(json.loads(table.json))
+    if name in DRAWN:
+        files |= DRAWN[name](json.loads(table.json))
     # Made from other folders too, so never taken for up to date
     remake(study.out, Stage(name, (), {}, lambda: files, ("matplotlib",), part="unverified"))
     return table.markdown
@@ -83,16 +87,11 @@ def vary(base: Study, alternatives: Sequence[Alternative]) -> None:
                 f"{alternative.name}: left out, since {base.out} computes in "
                 f"{base.stack.precision} anyway."
             )
-    todo = stages.trainings(base, EVERY_FOLD)
-    for alternative in wanted:
-        touched = sensitivity.retrained_tasks(alternative)
-        todo += [one for one in todo[: len(EVERY_FOLD)] if one.fold.task.name in touched]
-    base.screen.say(f"From scratch: {announcement(base, todo)}")
-    learn([base], COMPARED)
-    studies = [begin_alternative(base, alternative) for alternative in wanted]
-    for study in studies:
-        stages.images_and_split(study)
-        share_trainings(study, base.out)
+    shared = [*COMPARED, *(a.changes["init"] for a in wanted if "init" in a.changes)]
+    anew = [task for a in wanted for task in sensitivity.retrained_tasks(a)]
+    base.screen.say(f"From scratch: {FOLDS * (len(shared) + len(anew))} trainings.")
+    learn([base], shared)
+    studies = [branch(base, alternative) for alternative in wanted]
     learn([base, *studies], COMPARED)
     for study in (base, *studies):
         stages.tabulate(study, "table2b")
@@ -107,24 +106,49 @@ def needs_training(base: Study, alternative: Alternative) -> bool:
 
 def compared(base: Study) -> Document:
     """The table of all alternatives that are finished; those that only read are where OUT is."""
-    mammograms, _ = read_cohort_csv(base.out / "cohort.csv")
-    folders = {}
+    mammograms = stages.read_mammograms(base)
+    scores, own = {sensitivity.AS_IT_IS: sensitivity.read(base.out, mammograms)}, {}
     for name, (_, alternative) in ALTERNATIVES.items():
         if alternative.of == OF_READING:
-            folders[name] = base.out
+            scores[name] = sensitivity.tuned(base.out, scores[sensitivity.AS_IT_IS], mammograms)
         elif finished(base, alternative):
-            folders[name] = folder(base.out, alternative)
-    return sensitivity.sensitivity(base.out, folders, mammograms, stages.provenance(base))
+            scores[name] = read(base, alternative)
+            if "split" in alternative.changes:
+                own = read_split_csv(folder(base.out, alternative) / "split-mlmc.csv")
+    return sensitivity.sensitivity(scores, own, stages.provenance(base))
+
+
+def controlled(base: Study) -> Document:
+    """Both luminal classifiers trained and judged on a permuted subtype -> control.md and .json."""
+    alternative = CONTROL.alternatives[0]
+    stages.images_and_split(base)
+    learn([base], SOURCE)
+    learn([branch(base, alternative)], SUBTYPE)
+    return control.control(read(base, alternative), stages.provenance(base))
+
+
+def read(base: Study, alternative: Alternative) -> sensitivity.Scores:
+    """What both luminal tasks of an alternative say of the test images."""
+    study = alternative_study(base, alternative)
+    return sensitivity.read(study.out, stages.read_mammograms(study))
 
 
 def finished(base: Study, alternative: Alternative) -> bool:
     """Are all its trainings there, with its settings, and as they would be made from here?"""
     study = alternative_study(base, alternative)
-    found = manifest.read(study.out)
-    same = all(found["settings"].get(name) == value for name, value in study.settings.items())
-    if not (needs_training(base, alternative) and same and "split" in found["stages"]):
+    recorded = manifest.read(study.out)
+    same = all(recorded["settings"].get(name) == value for name, value in study.settings.items())
+    if not (needs_training(base, alternative) and same and "split" in recorded["stages"]):
         return False
     return not stages.lacking(study, EVERY_FOLD)
+
+
+def branch(base: Study, alternative: Alternative) -> Study:
+    """Its study, with its split, and what images and trainings it shares with `base`."""
+    study = begin_alternative(base, alternative)
+    stages.images_and_split(study)
+    share_trainings(study, base.out)
+    return study
 
 
 def begin_alternative(base: Study, alternative: Alternative) -> Study:
@@ -185,5 +209,5 @@ def share_trainings(study: Study, source: Path) -> None:
             here = all((study.out / name).exists() for name in one.made_from)
             if not (here and one.stale()):
                 continue
-            if theirs[one.name]["inputs"] == one.stage().inputs(study.out):
+            if theirs.get(one.name, {}).get("inputs") == one.stage().inputs(study.out):
                 manifest.adopt(study.out, source, one.name)

@@ -69,9 +69,14 @@ def estimates(scored: Scored, seed: int) -> dict[str, Estimate]:
             ends = inference.delong_interval(labels, scores, scored.patients)
         else:
             ends = inference.interval(cell(scored, name, weights).mean(0))
-        sd = float(folds.std(ddof=1)) if len(folds) > 1 else float("nan")
-        results[name] = Estimate(tuple(folds.tolist()), *ends, float(folds.mean()), sd)
+        results[name] = estimate(folds, ends)
     return results
+
+
+def estimate(folds: Array, ends: inference.Interval) -> Estimate:
+    """(models,) values and the ends of an interval -> Estimate."""
+    sd = float(folds.std(ddof=1)) if len(folds) > 1 else float("nan")
+    return Estimate(tuple(folds.tolist()), *ends, float(folds.mean()), sd)
 
 
 def resampled(scored: Scored, seed: int) -> Array:

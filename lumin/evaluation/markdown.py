@@ -66,10 +66,11 @@ def class_name(name: str) -> str:
 
 
 def label(cell: str) -> str:
-    """A cell's name in a table."""
-    if cell.startswith("auc"):
-        return "AUC"
-    return "F1 score (macro)" if cell.startswith("macro") else f"{class_name(cell)} F1"
+    """A cell's name in a table, which no cell of another group has."""
+    what, _, group = cell.partition(" ")
+    if not group:
+        return f"{class_name(cell)} F1"
+    return f"{'AUC' if what == 'auc' else 'F1 score (macro)'}, {group}"
 
 
 def task_name(task: str) -> str:
@@ -96,15 +97,15 @@ def document(title: str, about: Provenance, sections: Iterable[str], data: Mappi
     return Document("\n\n".join([f"# {title}", *sections, "---", footer]) + "\n", numbers)
 
 
-def as_json(content: Mapping) -> str:
-    """Anything -> JSON with every number at six significant digits, and nan as null."""
+def as_json(content: object) -> str:
+    """Anything -> JSON with every number at six significant digits, and nan or inf as null."""
     return json.dumps(significant(content), indent=1) + "\n"
 
 
 def significant(data: object) -> object:
-    """Anything -> the same with every number at six significant digits, and nan as None."""
+    """Anything -> the same with every number at six significant digits, and nan or inf as None."""
     if isinstance(data, float):
-        return None if math.isnan(data) else float(f"{data:.6g}")
+        return float(f"{data:.6g}") if math.isfinite(data) else None
     if isinstance(data, Mapping):
         return {key: significant(value) for key, value in data.items()}
     if isinstance(data, tuple) and hasattr(data, "_asdict"):

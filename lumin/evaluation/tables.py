@@ -12,7 +12,6 @@ import numpy as np
 
 from lumin.data.mammogram import Mammograms, Roles, classes
 from lumin.evaluation import cells, markdown
-from lumin.evaluation.baselines import without_images
 from lumin.evaluation.cells import LEVELS, Comparison, Estimate
 from lumin.evaluation.inference import holm
 from lumin.evaluation.markdown import Document, Provenance, between, grid, label, number
@@ -112,7 +111,6 @@ def numbers_of(
 
     paper             row -> task -> as printed
     each of LEVELS    group -> task -> cell -> Estimate
-    without images    group -> rule -> cell -> Estimate
     operating         group -> task -> class -> measure -> value
     claims            Comparisons
     """
@@ -121,7 +119,7 @@ def numbers_of(
         _, *tasks = table.pair(row.cell)
         paper[row.label] = {t: TABLE2[t, row.cell] for t in tasks if (t, row.cell) in TABLE2}
     numbers: dict[str, Any] = {"paper": paper}
-    numbers |= {name: {} for name in (*LEVELS, "without images", "operating")}
+    numbers |= {name: {} for name in (*LEVELS, "operating")}
     numbers["claims"] = []
     estimates = partial(cells.estimates, seed=seed)
     for group, baseline, challenger in table.pairs:
@@ -129,8 +127,6 @@ def numbers_of(
         readings = scores, each(by_breast, scores), each(ensemble, scores)
         for level, reading in zip(LEVELS, readings, strict=True):
             numbers[level][group.name] = each(estimates, reading)
-        rules = without_images(group, mammograms, roles)
-        numbers["without images"][group.name] = each(estimates, rules)
         numbers["operating"][group.name] = each(cells.operating, scores)
         claim = challenger, baseline
         numbers["claims"] += cells.compare(claim, scores[challenger], scores[baseline], seed)
@@ -148,13 +144,10 @@ UNPRINTED = "Macro F1 and AUC, which the paper does not print for these tasks"
 INTERVALS = (
     "95 % intervals say how far other test patients would move the figure, the trained models held"
     " fixed: patients resampled within their class {draws:,} times, all their images together"
-    " (percentile); for the AUC of exclusive classes DeLong's with patients as clusters. The SD:"
-    " how far another training fold does."
-)
-WITHOUT_IMAGE = (
-    "Fitted on the same folds and judged on the same test set as the networks: a network that does"
-    " not beat these rows has learnt nothing from the pictures. In CMMD the prefix D2 is itself a"
-    " sign of malignancy."
+    " (percentile); for the AUC of exclusive classes DeLong's with patients as clusters. A patient"
+    " is a PatientID: IDs with identical images share a role, but count as several here. `none`: no"
+    " resampling moves the figure, as where all images are called of one class. The SD: how far"
+    " another training fold does."
 )
 VERDICTS = (
     "The verdict is that of a two-sided permutation test at 5 %, which exchanges the classifiers'"
@@ -168,15 +161,12 @@ VERDICTS = (
 def table2(
     name: str, out: Path, mammograms: Mammograms, roles: Roles, about: Provenance
 ) -> Document:
-    """Name and predictions -> Table 2a or 2b, its variants, rules without an image, and tests."""
+    """Name and predictions -> Table 2a or 2b, its variants, and tests."""
     table = TABLES[name]
     numbers = numbers_of(table, out, mammograms, roles, about.seed)
     sections = [
         *levels_text(table, numbers),
         INTERVALS.format(draws=cells.DRAWS),
-        "## Without an image",
-        WITHOUT_IMAGE,
-        *(rules_grid(rules) for rules in numbers["without images"].values()),
         "## At a probability of .5, mean of five models",
         operating_grid(numbers["operating"]),
         "## Is it better?",
@@ -192,7 +182,7 @@ def levels_text(table: Table, levels: Mapping[str, dict]) -> list[str]:
     for group, *_ in table.pairs:
         for cell in group.cells:
             if cell not in printed_rows:
-                others[cell] = f"{label(cell)}, {group.name}"
+                others[cell] = label(cell)
     first, *rest = LEVELS
     sections = [f"## {first}", cells_grid(table, printed_rows, levels[first], paper=True)]
     if others:
@@ -216,7 +206,7 @@ def cells_grid(
         ours = markdown.bold([spread(e) for e in both], [e.mean for e in both])
         for task, estimate, text in zip(tasks, both, ours, strict=True):
             line += [printed(task, cell)] if paper else []
-            line += [text, between(estimate.low, estimate.high)]
+            line += [text, extent(estimate)]
         lines.append(line)
     return grid(["", *(column.format(head) for head in heads for column in columns)], lines)
 
@@ -227,16 +217,14 @@ def spread(estimate: Estimate) -> str:
     return number(estimate.mean) + sd
 
 
+def extent(estimate: Estimate) -> str:
+    """The interval; "none" where no resampling moves the figure."""
+    return "none" if estimate.low == estimate.high else between(estimate.low, estimate.high)
+
+
 def printed(task: str, cell: str) -> str:
     """A cell of Table 2 as printed, if it is."""
     return TABLE2[task, cell].printed if (task, cell) in TABLE2 else "not printed"
-
-
-def rules_grid(rules: Mapping[str, Mapping[str, Estimate]]) -> str:
-    """Rule without an image -> its estimates: a line each."""
-    header = [label(cell) for cell in next(iter(rules.values()))]
-    lines = [[rule, *map(spread, estimates.values())] for rule, estimates in rules.items()]
-    return grid(["", *header], lines)
 
 
 def operating_grid(groups: Mapping[str, dict]) -> str:

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lumin.data.mammogram import read_cohort_csv
 from lumin.errors import UserError
 from lumin.exact import digest
 from lumin.figures import curves, dots, figure2, gradcam, losses, pointing_game, report
 from lumin.figures.predicted import OUTPUTS, PredictedImage, read_predicted
-from lumin.run import manifest
+from lumin.run import manifest, stages
 from lumin.run.make import Files, Stage, make
 from lumin.run.study import Study
 from lumin.training import network
@@ -82,7 +81,7 @@ def write_page(study: Study) -> Path:
 
 def make_curves(study: Study) -> Files:
     """The outputs folder -> every figure but Figure 2."""
-    mammograms, _ = read_cohort_csv(study.out / "cohort.csv")
+    mammograms = stages.read_mammograms(study)
     cohort = kind_of_cohort(study)
     files = losses.draw(study.out, cohort) | dots.draw(study.out, cohort)
     return files | curves.draw(study.out, mammograms, study.seed, cohort)
@@ -95,7 +94,7 @@ def make_figure2(study: Study, output: str, patient: str | None) -> Files:
         raise UserError(
             f"{out} has padded images; Figure 2 can show only stretched ones. Name another --out."
         )
-    mammograms, _ = read_cohort_csv(out / "cohort.csv")
+    mammograms = stages.read_mammograms(study)
     images = read_predicted(out, mammograms)
     device = study.stack.settle()
     weights = sorted((out / "weights/mlmc").glob("fold*.safetensors"))

@@ -22,7 +22,7 @@ from lumin.paper.stated import FOLDS
 from lumin.training.tasks import TASKS
 
 # What a page may show, and the verb that makes it
-TABLES = {name: name for name in (*PUBLISHED, "audit")}
+TABLES = {name: name for name in (*PUBLISHED, "audit")} | {"sheet": "all"}
 PHOTOGRAPHS = {"fig2": "fig2", "sheet": "fig2"}
 DRAWINGS = dict.fromkeys(("dots", "roc", "precision", "calibration", "scores", "losses"), "figures")
 FIGURES = DRAWINGS | PHOTOGRAPHS
@@ -45,7 +45,7 @@ def html(out: Path, manifest: Mapping, command: str) -> str:
     missing = find_missing(out)
     figures = [name for name in FIGURES if f"figure {name}" not in missing]
     tables = [name for name in TABLES if f"table {name}" not in missing]
-    points = out / "figures/fig2.md"
+    points, control = out / "figures/fig2.md", out / "tables/control.md"
     return TEMPLATES.get_template("report.html.jinja").render(
         command=command,
         missing=missing,
@@ -56,6 +56,7 @@ def html(out: Path, manifest: Mapping, command: str) -> str:
         tables={name: markdown((out / f"tables/{name}.md").read_text()) for name in tables},
         # Without its title and first paragraph, which the figure's caption has
         pointing=markdown(points.read_text().split("\n\n", 2)[2]) if points.exists() else None,
+        control=markdown(control.read_text().split("\n\n")[1]) if control.exists() else None,
         titles={name: table.title.split(".")[0] for name, table in PUBLISHED.items()},
         silences=UNSTATED,
         flow=None if "flow.json" in missing else json.loads((out / "flow.json").read_text()),

@@ -44,6 +44,9 @@ def departures(recipe: Recipe, precision: str, alternative: str = "") -> list[st
     for name, theirs in (asdict(PAPER) | {"test_share": "Table 1's"}).items():
         if ours[name] not in (theirs, None):
             departed.append(f"{name.replace('_', ' ')} {ours[name]} instead of {theirs}")
+    if ours["weights"] == "random":
+        gain = "the gain of transfer is that of pretrained over untrained, no result of the paper"
+        departed.append(f"from random weights, {gain}")
     if precision == "bf16":
         departed.append("convolutions in bfloat16")
     return departed

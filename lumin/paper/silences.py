@@ -45,7 +45,8 @@ UNSTATED = (
     Choice("erasing", "to 0, after normalisation", "torchvision's reference place and value"),
     Choice("place of dropout", "before the last layer", "the usual place; `adding the dropout layer` says no more"),
     Choice("weights of the sampler", "1 / size of the class, with replacement", "as PyTorch's sampler is usually used"),
-    Choice("validation loss", "mean over images, unweighted", "weights are mentioned for training alone (2.2.1)"),
+    Choice("validation loss", "mean over images, unweighted", "only training is said to draw the classes equally (2.2.1)", (
+        Alternative("balanced-validation", "mean over classes", {"balanced_validation": True}, SUBTYPE),)),
     Choice("patience", "epochs without a lower validation loss", "models are saved on that loss (2.2)"),
     Choice("Adam", "PyTorch's defaults, weight decay within the gradient", "`standard` (2.2.1), so not AdamW"),
     Choice("last layer", "PyTorch's random initialisation", "it is refactored or replaced; no more is said"),
@@ -74,8 +75,7 @@ UNSTATED = (
     Choice("weighted sampler, dropout", "in the luminal tasks only", "stated for them alone (2.2.1)", (
         Alternative("sampler-everywhere", "the sampler in MLMC too", {"sampler": True}, SOURCE),
         Alternative("dropout-everywhere", "dropout in MLMC too", {"dropout": 0.3}, SOURCE))),
-    Choice("SD over folds", "ddof 1", "five folds are a sample", (
-        Alternative("ddof-0", "ddof 0", {"ddof": 0}, OF_READING),)),
+    Choice("SD over folds", "ddof 1", "five folds are a sample"),
     Choice("precision of convolutions", "TF32 on GPUs, bfloat16 on CPUs that have it", "PyTorch's default; speed", (
         Alternative("fp32", "float32 throughout", {"precision": "fp32"}, OF_STACK),)),
     Choice("patient split", "one split for all tasks", "else a test patient may be in MLMC training", (
@@ -94,6 +94,9 @@ STATED = (
         Alternative("dropout-0.5", "0.5", {"dropout": 0.5}, SUBTYPE))),
     Choice("learning rate of the luminal tasks", "1e-5", "stated (2.2.1)", (
         Alternative("rate-1e-4", "1e-4, as in the abnormality tasks", {"learning_rate": 1e-4}, SUBTYPE),)),
+    Choice("start of transfer", "MLMC", "stated (2.2.3); no other was tried", (
+        Alternative("transfer-from-mass-calc", "mass vs calcification", {"init": "mass-calc"}, SUBTYPE[1:]),
+        Alternative("transfer-from-benign-malignant", "benign vs malignant", {"init": "benign-malignant"}, SUBTYPE[1:]))),
 )
 
 # No choice at all: the yardstick for all others.
@@ -101,7 +104,11 @@ CHANCE = Choice("chance", "one draw of first weights, order, augmentation, dropo
     Alternative("redrawn-1", "another draw", {"redraw": 1}),
     Alternative("redrawn-2", "a third draw", {"redraw": 2}),
 ))
+
+# Nothing to learn: the AUC of both must be .5, or labels leak.
+CONTROL = Choice("subtype", "the patient's own", "what the paper classifies", (
+    Alternative("shuffled-subtype", "another patient's of the same role", {"shuffled": True}, SUBTYPE),))
 # fmt: on
 
-CHOICES = (CHANCE, *UNSTATED, *STATED)
+CHOICES = (CHANCE, CONTROL, *UNSTATED, *STATED)
 ALTERNATIVES = {a.name: (choice, a) for choice in CHOICES for a in choice.alternatives}

@@ -23,6 +23,7 @@ from lumin.paper.stated import FOLDS
 from lumin.run import manifest
 from lumin.run.make import Stage, make
 from lumin.run.prepare import prepare
+from lumin.run.shuffle import shuffled
 from lumin.run.study import Study
 from lumin.run.training import Training
 from lumin.training import network
@@ -30,7 +31,7 @@ from lumin.training.fold import make_fold
 from lumin.training.tasks import Task
 
 # Raised by hand when a stage's code changes meaning
-VERSIONS = {"split": 1, "train": 3, "tables": 2}
+VERSIONS = {"split": 1, "train": 3, "tables": 3}
 WAIT = 1800.0  # seconds to wait for another process to finish with images, split or a table
 
 
@@ -80,6 +81,14 @@ def split_file(name: str) -> str:
     return f"split-{name}.csv" if name else "split.csv"
 
 
+def read_mammograms(study: Study) -> list[Mammogram]:
+    """cohort.csv -> the records; in the negative control with a permuted subtype."""
+    mammograms, groups = read_cohort_csv(study.out / "cohort.csv")
+    if not any(task.shuffled for task in study.tasks.values()):
+        return mammograms
+    return shuffled(mammograms, groups, split.read_split_csv(study.out / "split.csv"), study.seed)
+
+
 def training_seed(study: Study) -> int:
     """The seed of all that trainings draw: the study's, or one derived from it where redrawn."""
     again = study.recipe.redraw
@@ -91,7 +100,7 @@ def training_seed(study: Study) -> int:
 
 def trainings(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]:
     """(task, fold) pairs -> their trainings, each after the one that it starts from."""
-    mammograms, _ = read_cohort_csv(study.out / "cohort.csv")
+    mammograms = read_mammograms(study)
     wanted, tasks = list(wanted), study.tasks
     upstream = [(tasks[name].init, fold) for name, fold in wanted if tasks[name].init in tasks]
     found = []
@@ -185,7 +194,7 @@ def table_stage(study: Study, name: str) -> Stage:
 
 def make_table(study: Study, name: str) -> dict[str, str]:
     """Name -> the table's files, from the outputs folder alone."""
-    mammograms, _ = read_cohort_csv(study.out / "cohort.csv")
+    mammograms = read_mammograms(study)
     roles, about = split.read_split_csv(study.out / "split.csv"), provenance(study)
     if name == "table1":
         flow = json.loads((study.out / "flow.json").read_text())

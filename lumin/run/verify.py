@@ -42,7 +42,7 @@ SOURCES = {
     "audit": "the published figures",
 }
 # Heading and key of what a solver fits, and how far apart libraries may do so
-REFITTED, REFIT_TOLERANCE = ("Without an image", "without images"), 1e-4
+REFITTED, REFIT_TOLERANCE = ("From the clinical sheet alone", "sheet alone"), 1e-4
 
 
 # ---- the manifest and the files ------------------------------------------------------------------
@@ -154,7 +154,7 @@ def made_with(out: Path, stages: Iterable[Stage]) -> list[Finding]:
 def remade(out: Path, stages: Iterable[Stage]) -> list[Finding]:
     """Outputs folder and quick stages, such as tables -> is each what its inputs give today?
 
-    The same bytes, but for the regressions without an image: to 1e-4 between solvers.
+    The same bytes, but for the regressions on the clinical sheet: to 1e-4 between solvers.
     """
     entries = recorded(out)["stages"]
     return [f for stage in stages if stage.name in entries for f in follows(out, stage)]
@@ -179,7 +179,7 @@ def follows(out: Path, stage: Stage) -> list[Finding]:
             detail = f": {some(wrong)}" if name.endswith(".json") else ""
             what = f"does not follow from {source}{detail}"
             findings.append(Finding(stage.name, name, what, False))
-    regressions = f"regressions without an image to {nearest:.1g} ({REFIT_TOLERANCE:g})"
+    regressions = f"regressions on the sheet to {nearest:.1g} ({REFIT_TOLERANCE:g})"
     what = f"follows from {source}; {regressions}"
     return findings or [Finding(stage.name, "", what, True)]
 

@@ -19,6 +19,8 @@ class Task:
     schedule: str = "none"  # of the learning rate: none, cosine or plateau
     frozen_norm: bool = False  # batch normalisation stays as it is in the starting weights
     split: str = ""  # the split that all tasks share, or the name of one of its own
+    balanced_validation: bool = False  # exclusive classes count equally in the validation loss
+    shuffled: bool = False  # the subtype is permuted among patients: the negative control
 
     @property
     def luminal(self) -> bool:

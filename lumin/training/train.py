@@ -127,11 +127,14 @@ def batches(rows: np.ndarray, size: int, first: int = 0) -> Iterator[np.ndarray]
         yield rows[start : start + size]
 
 
-def loss(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
-    """(B, outputs) logits and 0/1 targets -> mean loss: binary or exclusive cross-entropy."""
+def loss(task: Task, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """(B, outputs) logits and 0/1 targets -> mean loss: binary or exclusive cross-entropy.
+
+    `weights`, one for each exclusive class, make the mean a weighted one.
+    """
     if task.loss == "bce":
         return F.binary_cross_entropy_with_logits(logits, targets)
-    return F.cross_entropy(logits, targets.argmax(1))
+    return F.cross_entropy(logits, targets.argmax(1), weights)
 
 
 def rate(task: Task, history: Sequence[dict], epochs: int) -> float:
@@ -209,11 +212,13 @@ def fit(
     UserError when a loss is not finite.
     """
     targets = torch.from_numpy(fold.targets[fold.validation]).to(pixels.device)
+    balance = 1 / targets.sum(0) if fold.task.balanced_validation else None
     while not finished(state.history, fold.epochs):
         started = time.perf_counter()
         state.optimiser.param_groups[0]["lr"] = rate(fold.task, state.history, fold.epochs)
         train_loss = train_epoch(fold, pixels, state, before_step)
-        val_loss = loss(fold.task, logits(state.model, pixels, fold.validation), targets).item()
+        values = logits(state.model, pixels, fold.validation)
+        val_loss = loss(fold.task, values, targets, balance).item()
         epoch = len(state.history) + 1
         if not math.isfinite(train_loss + val_loss):
             what = f"{fold.task.name}, fold {fold.number}, epoch {epoch}: the loss is not finite"

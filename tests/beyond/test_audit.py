@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 from scipy.integrate import quad
+from sklearn.metrics import f1_score
 
 from lumin.beyond import audit
 from lumin.paper import published
@@ -153,6 +154,76 @@ def test_a_gain_of_the_luminal_class_is_not_one_of_the_other():
     table = changed("luminal", Cell(0.8), Cell(0.5)) | changed("non_luminal", Cell(0.5), Cell(0.4))
     table["luminal-baseline", "luminal"] = Cell(0.5)
     assert row_of(audit.gains(table), "gain", "non-luminal class").verdict == audit.NOT
+
+
+# ---- constant classifiers ------------------------------------------------------------------------
+
+
+def test_constant_classifiers_by_hand():
+    """Of 354 test images 306 have a mass: precision 306 / 354, recall 1, so F1 = 612 / 660."""
+    always = {
+        "Calcification": 264 / 486,
+        "Mass": 612 / 660,
+        "Benign": 216 / 462,
+        "Malignant": 492 / 600,
+        "Luminal": 200 / 238,
+        "Non-luminal": 76 / 176,
+    }
+    rows = rows_of(audit.audit(), "constant classifier")
+    assert len(rows) == 12
+    for row in rows:
+        name = row.statement.rpartition(" always ")[2]
+        assert row.figures["always"] == pytest.approx(always[name])
+        assert row.verdict == audit.SCALE
+    below = [row.statement.split(" F1")[0] for row in rows if "is below" in row.computed]
+    assert below == [
+        "mass-calc, Mass",
+        "mlmc, Mass",
+        "benign-malignant, Benign",
+        "luminal-baseline, Luminal",
+        "luminal-transfer, Luminal",
+        "luminal-baseline, Non-luminal",
+    ]
+
+
+def test_constant_classifiers_against_scikit_learn():
+    """On any test set with these counts; and what the text says of always luminal's F1 Score."""
+    luminal = np.repeat([1, 0], [100, 38])
+    row = row_of(audit.audit(), "constant classifier", "luminal-baseline, Luminal")
+    assert row.figures["always"] == pytest.approx(f1_score(luminal, np.ones(138)))
+    assert "they are .4202 and .5" in " ".join(audit.ENDING.split())
+    assert f1_score(luminal, np.ones(138), average="macro") == pytest.approx(0.4202, abs=5e-5)
+
+
+def test_values_needed_for_p_below_a_ten_thousandth():
+    rows = rows_of(audit.audit(), "values needed")
+    assert [row.figures["n"] for row in rows] == [16, 27, 9, 6, 5]
+    for row, (first, second) in zip(
+        rows[:2],
+        (
+            (
+                published.TABLE2["mlmc", "calcification"],
+                published.TABLE2["mass-calc", "calcification"],
+            ),
+            (published.TABLE2["mlmc", "benign"], published.TABLE2["benign-malignant", "benign"]),
+        ),
+        strict=True,
+    ):
+        n = row.figures["n"]
+        for count, enough in ((n, True), (n - 1, False)):
+            error = math.sqrt((first.sd**2 + second.sd**2) / count)
+            p = 2 * reference.t.sf((first.mean - second.mean) / error, 2 * count - 2)
+            assert (p < 1e-4) == enough
+
+
+@pytest.mark.slow
+def test_that_many_values_are_enough_half_of_the_time():
+    """The needed n is where the expected t is just large enough: power near one half."""
+    rng, (first, second) = np.random.default_rng(0), (Cell(0.8025, 0.019), Cell(0.7765, 0.0116))
+    n = audit.needed(first, second, "").figures["n"]
+    draws = (rng.normal(cell.mean, cell.sd, (4000, n)) for cell in (first, second))
+    pvalues = reference.ttest_ind(*draws, axis=1).pvalue
+    assert 0.45 < np.mean(pvalues < 1e-4) < 0.65
 
 
 # ---- tests on five fold values -------------------------------------------------------------------

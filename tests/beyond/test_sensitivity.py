@@ -15,7 +15,7 @@ from lumin.beyond import pictures, sensitivity
 from lumin.beyond.sensitivity import COLUMNS, GAIN, MEASURES, Measured
 from lumin.evaluation import cells, predictions
 from lumin.evaluation.markdown import Provenance
-from lumin.paper.silences import ALTERNATIVES, SUBTYPE, UNSTATED
+from lumin.paper.silences import ALTERNATIVES, COMPARED, SUBTYPE, UNSTATED
 from lumin.paper.stated import FOLDS
 
 ABOUT = Provenance("synthetic cohort, not CMMD", 3, "ab" * 32, ["height 1 instead of 2"])
@@ -67,6 +67,14 @@ def write(out, shift=0.0):
             path.parent.mkdir(exist_ok=True)
             path.write_text("".join(rows))
     return out
+
+
+def table(out, folders, own=None):
+    """The table of a folder and of others, by name, which are held against it."""
+    scores = {sensitivity.AS_IT_IS: sensitivity.read(out, MAMMOGRAMS)}
+    for name, folder in folders.items():
+        scores[name] = sensitivity.read(folder, MAMMOGRAMS)
+    return sensitivity.sensitivity(scores, own or {}, ABOUT)
 
 
 @pytest.fixture
@@ -154,7 +162,7 @@ def test_the_bootstrap_is_paired(out, tmp_path):
     """The same predictions in another folder: no change in any sample, whatever the spread of the
     samples.
     """
-    made = sensitivity.sensitivity(out, {"padding": write(tmp_path / "same")}, MAMMOGRAMS, ABOUT)
+    made = table(out, {"padding": write(tmp_path / "same")})
     row = json.loads(made.json)["rows"][1]
     for name in MEASURES:
         for who in COLUMNS:
@@ -164,9 +172,7 @@ def test_the_bootstrap_is_paired(out, tmp_path):
 
 
 def test_without_a_redrawn_study_nothing_is_bold(out, tmp_path):
-    made = sensitivity.sensitivity(
-        out, {"padding": write(tmp_path / "padding", 0.3)}, MAMMOGRAMS, ABOUT
-    )
+    made = table(out, {"padding": write(tmp_path / "padding", 0.3)})
     assert "none is in bold" in made.markdown
     assert "**+" not in made.markdown
     assert (
@@ -182,7 +188,7 @@ def test_an_undefined_auc_is_told_and_drawn(out, tmp_path, monkeypatch):
     one = [m for m in MAMMOGRAMS if m.luminal or m.luminal is None or ROLES[m.patient] != "test"]
     monkeypatch.setattr(sys.modules[__name__], "MAMMOGRAMS", one)
     folders = {"padding": write(tmp_path / "a"), "redrawn-1": write(tmp_path / "b")}
-    made = sensitivity.sensitivity(write(tmp_path / "c"), folders, one, ABOUT)
+    made = table(write(tmp_path / "c"), folders)
     assert "undefined" in made.markdown
     assert (
         "padding undefined"
@@ -196,17 +202,14 @@ def test_an_undefined_auc_is_told_and_drawn(out, tmp_path, monkeypatch):
 def test_leak_by_hand(out):
     """MLMC's own split tests the odd patients, and has the even ones in two folds."""
     own = {p: "test" if int(p[3:]) % 2 else f"fold{int(p[3:]) // 2 % 2}" for p in ROLES}
-    (out / "split-mlmc.csv").write_text(
-        "patient,group,role\n" + "".join(f"{p},{p},{r}\n" for p, r in own.items())
-    )
-    found = sensitivity.leak(out, MAMMOGRAMS)
+    found = sensitivity.leak(own, [f"D2-{number:04d}" for number in range(10)])
     even = [f"D2-{number:04d}" for number in (0, 2, 4, 6, 8)]  # of the ten in the luminal test set
     assert found == {
         "fold0": even[1::2],
         "fold1": even[0::2],
         **{f"fold{fold}": even for fold in (2, 3, 4)},
     }
-    made = sensitivity.sensitivity(out, {"own-split": out}, MAMMOGRAMS, ABOUT)
+    made = table(out, {"own-split": out}, own)
     assert (
         "of the 10 patients in the luminal test set, MLMC was trained on 2, 3, 5, 5, 5 in folds 0"
         " to 4" in made[0]
@@ -221,10 +224,10 @@ def test_what_is_clear_of_chance_is_bold(out, tmp_path):
         "redrawn-1": write(tmp_path / "redrawn", 0.05),
         "padding": write(tmp_path / "padding", 0.3),
     }
-    made = sensitivity.sensitivity(out, folders, MAMMOGRAMS, ABOUT)
+    made = table(out, folders)
     auc = made.markdown.split("\n## ")[1]
     lines = {line.split(" | ")[0][2:]: line for line in auc.splitlines() if line.startswith("| ")}
-    assert "**2 of 19 rows are done.** Not run: redrawn-2, no-jpeg" in made.markdown
+    assert "**2 of 22 rows are done.** Not run: redrawn-2, shuffled-subtype" in made.markdown
     rows = {row["name"]: row for row in json.loads(made.json)["rows"]}
     assert rows["padding"]["auc subtype"]["luminal-baseline"]["low"] > 0
     assert "**+" in lines["padding"]
@@ -233,18 +236,29 @@ def test_what_is_clear_of_chance_is_bold(out, tmp_path):
     assert "(synthetic cohort, not CMMD)" in made.markdown.splitlines()[0]
 
 
-def test_reading_alternatives_need_no_training(out):
-    made = json.loads(
-        sensitivity.sensitivity(
-            out, {"ddof-0": out, "tuned-threshold": out}, MAMMOGRAMS, ABOUT
-        ).json
-    )
+def test_a_tuned_threshold_moves_no_auc_in_the_table(out):
+    scores = {sensitivity.AS_IT_IS: sensitivity.read(out, MAMMOGRAMS)}
+    scores["tuned-threshold"] = sensitivity.tuned(out, scores["as it is"], MAMMOGRAMS)
+    made = json.loads(sensitivity.sensitivity(scores, {}, ABOUT).json)
     rows = {row["name"]: row for row in made["rows"]}
-    plain, ddof = rows["as it is"]["auc subtype"], rows["ddof-0"]["auc subtype"]
     for who in COLUMNS:
-        assert ddof[who]["mean"] == plain[who]["mean"]
-        assert ddof[who]["sd"] == pytest.approx(plain[who]["sd"] * np.sqrt(4 / 5), rel=1e-4)
         assert rows["tuned-threshold"]["auc subtype"][who]["change"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks"),
+    [
+        ("redrawn-1", COMPARED),
+        ("fp32", COMPARED),
+        ("own-split", ("mlmc", "luminal-transfer")),
+        ("dropout-0", SUBTYPE),
+        ("shuffled-subtype", SUBTYPE),
+        ("transfer-from-mass-calc", ("luminal-transfer",)),
+        ("tuned-threshold", ()),
+    ],
+)
+def test_what_an_alternative_trains_anew(name, tasks):
+    assert sensitivity.retrained_tasks(ALTERNATIVES[name][1]) == tasks
 
 
 def test_the_table_explains_every_row_and_every_alternative_is_one():
@@ -264,7 +278,7 @@ def test_the_tornado_says_what_it_shows(out, tmp_path):
         "redrawn-1": write(tmp_path / "redrawn", 0.05),
         "padding": write(tmp_path / "padding", 0.3),
     }
-    content = json.loads(sensitivity.sensitivity(out, folders, MAMMOGRAMS, ABOUT).json)
+    content = json.loads(table(out, folders).json)
     made = pictures.sensitivity(content)
     assert made == pictures.sensitivity(content)
     assert made.keys() == {f"figures/sensitivity.{kind}" for kind in ("png", "svg", "json")}

@@ -83,7 +83,7 @@ def test_a_seed_of_many_is_the_seed_alone(tmp_path, trained, monkeypatch):
     assert len(calls) == 1, "one graph of all trainings"
     assert len(trained) == 25 * len(SEEDS)
     assert "75 trainings in 3 folders" in text
-    assert "3 of 3 seeds are done" in text
+    assert "3 seeds: 0, 1, 2" in text
     for seed in SEEDS:
         done("all", "--demo", "--seed", seed, "--out", tmp_path / f"alone{seed}")
         assert files(tmp_path / f"many/seed{seed}") == files(tmp_path / f"alone{seed}")
@@ -182,7 +182,7 @@ def test_images_killed_just_before_they_count_as_done(tmp_path, data, monkeypatc
 
 # ---- choices -------------------------------------------------------------------------------------
 
-ONLY = ("no-sampler", "own-split", "padding", "redrawn-1", "ddof-0")
+ONLY = ("no-sampler", "own-split", "padding", "redrawn-1")
 
 
 @pytest.fixture
@@ -200,6 +200,9 @@ def usual(begun):
         ("sampler-everywhere", {"luminal-baseline"}),
         ("own-split", {"luminal-baseline"}),
         ("redrawn-1", set()),
+        ("balanced-validation", {"mlmc"}),
+        ("shuffled-subtype", {"mlmc"}),
+        ("transfer-from-mass-calc", {"mlmc", "luminal-baseline"}),
     ],
 )
 def test_a_training_is_shared_only_where_it_was_made_from_the_same(usual, name, shared):
@@ -255,7 +258,7 @@ def test_only_what_a_choice_touches_is_trained_anew(varied, trained):
     assert tasks(trained, "own-split") == {"mlmc": 5, "luminal-transfer": 5}
     choices = out / "sensitivity"
     same = []
-    for name, task in product(ONLY[:4], every):
+    for name, task in product(ONLY, every):
         weights = f"weights/{task}/fold0.safetensors"
         if (choices / name / weights).samefile(out / weights):
             same.append((name, task))
@@ -264,7 +267,42 @@ def test_only_what_a_choice_touches_is_trained_anew(varied, trained):
     assert files(choices / "padding")["images.npy"] != files(out)["images.npy"]
     assert files(choices / "redrawn-1")["split.csv"] == files(out)["split.csv"]
     assert files(choices / "redrawn-1")["seeds.csv"] != files(out)["seeds.csv"]
-    assert "6 of 19 rows are done" in text
+    assert "5 of 22 rows are done" in text
+
+
+@pytest.mark.slow
+def test_a_transfer_from_another_task_shares_that_task_with_the_study(tmp_path, trained):
+    out, name = tmp_path / "out", "transfer-from-mass-calc"
+    done("sensitivity", "--demo", "--out", out, "--only", name)
+    every = {"mass-calc": 5, "mlmc": 5, "luminal-baseline": 5, "luminal-transfer": 5}
+    assert tasks(trained, "out") == every
+    assert tasks(trained, name) == {"luminal-transfer": 5}
+    made_from = manifest.read(out / "sensitivity" / name)["stages"]["train/luminal-transfer/fold3"]
+    assert "weights/mass-calc/fold3.safetensors" in made_from["inputs"]
+
+
+@pytest.mark.slow
+def test_the_control_trains_ten_and_is_told_on_the_page(tmp_path, trained):
+    out = tmp_path / "out"
+    text = done("control", "--demo", "--out", out)
+    assert tasks(trained, "out") == {"mlmc": 5}
+    assert tasks(trained, "shuffled-subtype") == {"luminal-baseline": 5, "luminal-transfer": 5}
+    assert "Negative control, AUC where the subtype is permuted: baseline 0." in text
+    done("report", "--demo", "--out", out)
+    assert (
+        "Negative control, AUC where the subtype is permuted" in (out / "report.html").read_text()
+    )
+    folder = out / "sensitivity/shuffled-subtype"
+    done("table2b", "--demo", "--out", folder)
+    assert len(trained) == 15
+    ours, plain = (exact.sha256(one / "predictions/mlmc/fold0.csv") for one in (folder, out))
+    assert ours == plain
+    given, permuted = (
+        stages.read_mammograms(options.open_study(repro.asked(out=one), Quiet()))
+        for one in (out, folder)
+    )
+    assert [m.image for m in given] == [m.image for m in permuted]
+    assert [m.luminal for m in given] != [m.luminal for m in permuted]
 
 
 @pytest.mark.slow
@@ -280,7 +318,7 @@ def test_a_choice_is_made_once(varied, trained):
 def test_the_folder_of_a_choice_is_a_study(varied, trained):
     out, _, _ = varied
     count = len(trained)
-    for name in ONLY[:4]:
+    for name in ONLY:
         folder = out / "sensitivity" / name
         done("table2b", "--demo", "--out", folder)
         choice, alternative = silences.ALTERNATIVES[name]
@@ -301,7 +339,8 @@ def test_what_will_be_trained_is_said_before(varied):
     said = re.findall(
         r"(\d+ trainings(?: in \d+ folders)?) on cpu in \w+, \d+ at once\.", " ".join(first.split())
     )
-    assert said == ["65 trainings", "15 trainings", "50 trainings in 4 folders"]
+    assert "From scratch: 65 trainings." in first
+    assert said == ["15 trainings", "50 trainings in 4 folders"]
 
 
 @pytest.mark.slow
@@ -323,10 +362,20 @@ def test_what_was_made_otherwise_is_no_row(varied, tmp_path):
 
     assert rows() == {"as it is", *ONLY, "tuned-threshold"}
     shutil.copytree(out / "sensitivity/no-sampler", out / "sensitivity/dropout-0")
-    done("sensitivity", "--demo", "--out", out, "--only", "ddof-0")
+    done("sensitivity", "--demo", "--out", out, "--only", "tuned-threshold")
     assert rows() == {"as it is", *ONLY, "tuned-threshold"}
-    done("sensitivity", "--demo", "--out", out, "--only", "ddof-0", "--epochs", 2, "--overwrite")
-    assert rows() == {"as it is", "ddof-0", "tuned-threshold"}
+    done(
+        "sensitivity",
+        "--demo",
+        "--out",
+        out,
+        "--only",
+        "tuned-threshold",
+        "--epochs",
+        2,
+        "--overwrite",
+    )
+    assert rows() == {"as it is", "tuned-threshold"}
     before = files(out / "sensitivity/no-sampler")
     assert "Remove that folder" in refused(
         2, "sensitivity", "--demo", "--out", out, "--only", "no-sampler"

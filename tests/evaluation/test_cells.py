@@ -1,22 +1,17 @@
-"""Cells of Table 2 by hand and against scikit-learn; rules without images; is one classifier
-better?
-"""
+"""Cells of Table 2 by hand and against scikit-learn; is one classifier better?"""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.stats
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, f1_score, recall_score, roc_auc_score
 
 from lumin.evaluation import cells, inference
-from lumin.evaluation.baselines import without_images
 from lumin.evaluation.cells import cell, compare, estimates
 from lumin.evaluation.predictions import Scored, by_breast, ensemble, read_scores
-from lumin.paper.published import FINDINGS, PATHOLOGY, SUBTYPE, comparisons
+from lumin.paper.published import FINDINGS, PATHOLOGY, SUBTYPE
 from lumin.paper.stated import ALPHA
-from lumin.training.tasks import BY_NAME as TASKS
 
 CLASSES = {
     "findings": ("calcification", "mass"),
@@ -320,109 +315,6 @@ def test_operating_against_scikit_learn():
         assert found[name]["brier"] == pytest.approx(
             np.mean([brier_score_loss(label, s) for s in scores])
         )
-
-
-# ---- without an image ----------------------------------------------------------------------------
-
-
-def cohort(seed=0, patients=90):
-    """Two images a patient; malignancy and subtype lean on age, findings do not; roles
-    round-robin.
-    """
-    rng, images, roles = np.random.default_rng(seed), [], {}
-    for i in range(patients):
-        age = rng.integers(30, 80)
-        malignant = int(rng.random() < age / 80)
-        luminal = int(rng.random() < 0.7) if malignant and rng.random() < 0.8 else None
-        patient = f"D{1 + (luminal is not None)}-{i:04d}"
-        roles[patient] = ("test", "fold0", "fold1", "fold2", "fold3", "fold4")[i % 6]
-        kind = ("mass", "calcification", "both")[rng.integers(3)]
-        images += [
-            image(patient, view, "L", kind, malignant, luminal, str(age)) for view in ("CC", "MLO")
-        ]
-    return images, roles
-
-
-FEATURES = {
-    "age": lambda m: [float(m.age)],
-    "abnormality": lambda m: [m.calcification, m.mass],
-    "age + abnormality": lambda m: [float(m.age), m.calcification, m.mass],
-    "ID prefix (D1 or D2)": lambda m: [float(m.patient[1] == "2")],
-}
-
-
-@pytest.mark.parametrize(
-    ("group", "names"),
-    [
-        ("findings", ["age"]),
-        ("pathology", ["age", "abnormality", "age + abnormality", "ID prefix (D1 or D2)"]),
-        ("subtype", ["age", "abnormality", "age + abnormality"]),
-    ],
-)
-def test_rules_without_images_against_scikit_learn(group, names):
-    images, roles = cohort()
-    found = without_images(BY_NAME[group], images, roles)
-    assert list(found) == ["majority class", *(f"logistic regression on {name}" for name in names)]
-    wanted = [m for m in images if group != "subtype" or m.luminal is not None]
-    label = {
-        "mass": lambda m: m.mass,
-        "malignant": lambda m: m.malignant,
-        "luminal": lambda m: m.luminal,
-    }
-    second = CLASSES[group][1]
-    test = [m for m in wanted if roles[m.patient] == "test"]
-    for name in names:
-        table = found[f"logistic regression on {name}"]
-        assert table.labels[second].tolist() == [label[second](m) for m in test]
-        assert table.scores[second].shape == (5, len(test))
-        for fold in range(5):
-            fitting = [m for m in wanted if roles[m.patient] not in ("test", f"fold{fold}")]
-            x = np.array([FEATURES[name](m) for m in fitting])
-            mean, sd = x.mean(0), x.std(0)
-            model = LogisticRegression(class_weight="balanced" if group == "subtype" else None)
-            model.fit((x - mean) / np.where(sd > 0, sd, 1), [label[second](m) for m in fitting])
-            z = (np.array([FEATURES[name](m) for m in test]) - mean) / np.where(sd > 0, sd, 1)
-            np.testing.assert_allclose(
-                table.scores[second][fold], model.predict_proba(z)[:, 1], atol=1e-4
-            )
-
-
-def test_the_majority_rule_says_the_same_of_every_image():
-    images, roles = cohort()
-    table = without_images(BY_NAME["pathology"], images, roles)["majority class"]
-    most = np.mean([m.malignant for m in images]) > 0.5
-    assert set(table.scores["malignant"].ravel()) == {float(most)}
-    assert (table.scores["benign"] == 1 - table.scores["malignant"]).all()
-    assert value(table, "auc pathology").tolist() == [0.5] * 5
-    assert min(value(table, "benign").max(), value(table, "malignant").max()) == 0
-
-
-def test_no_rule_without_images_sees_the_test_patients():
-    """Other labels and ages of the test patients, the same rule."""
-    images, roles = cohort()
-    before = without_images(BY_NAME["pathology"], images, roles)[
-        "logistic regression on abnormality"
-    ]
-    for m in images:
-        if roles[m.patient] == "test":
-            m.malignant, m.age = 1 - m.malignant, "99"
-    after = without_images(BY_NAME["pathology"], images, roles)[
-        "logistic regression on abnormality"
-    ]
-    assert before.scores["malignant"].tolist() == after.scores["malignant"].tolist()
-
-
-def test_age_that_tells_the_class_is_found():
-    images, roles = cohort(patients=180)
-    table = without_images(BY_NAME["pathology"], images, roles)["logistic regression on age"]
-    assert value(table, "auc pathology").mean() > 0.6
-
-
-def test_rules_draw_the_classes_as_the_networks_do():
-    """The paper's weighted sampler (2.2.1) is the tasks' and the rules'."""
-    for table in comparisons().values():
-        for group, *names in table.pairs:
-            assert {TASKS[name].sampler for name in names} == {group.balanced}
 
 
 # ---- is one classifier better? -------------------------------------------------------------------

@@ -13,7 +13,7 @@ from conftest import IN_JSON, LEVEL, PRINTED, grids, holds_the_paper
 from lumin.evaluation import cells, markdown, tables
 from lumin.evaluation.cells import Comparison, Estimate
 from lumin.evaluation.markdown import Provenance, between, bold, number, p_value, significant
-from lumin.evaluation.tables import printed, spread
+from lumin.evaluation.tables import extent, printed, spread
 from lumin.paper import published
 from lumin.training import tasks as training_tasks
 from lumin.training.tasks import BY_NAME, SUBTYPE, Task
@@ -103,6 +103,13 @@ def test_mean_and_sd():
     assert spread(Estimate((NAN, 0.5), NAN, NAN, NAN, NAN)) == "undefined"
     assert between(0.41239, 0.8) == "0.4124 to 0.8000"
     assert between(NAN, NAN) == "undefined"
+
+
+def test_an_interval_that_no_resampling_moves_is_none():
+    """Models that call every image of one class: F1 and AUC are the same in every draw."""
+    assert extent(Estimate((0.5,) * 5, 0.5, 0.5, 0.5, 0.0)) == "none"
+    assert extent(Estimate((0.5,) * 5, 0.4, 0.5, 0.5, 0.0)) == "0.4000 to 0.5000"
+    assert extent(Estimate((NAN,), NAN, NAN, NAN, NAN)) == "undefined"
 
 
 def test_the_better_is_bold_and_of_equals_none():
@@ -346,7 +353,7 @@ def test_a_sixth_task_has_its_table_by_one_row_and_its_structure(predicted, monk
     assert first[""][:2] == ["Baseline: paper", "Baseline: ours, mean (SD)"]
     assert list(first)[2:] == ["Luminal F1", "AUC"]
     assert (first["AUC"][0], first["AUC"][3]) == ("0.5358 (0.0300)", "not printed")
-    assert list(second)[2:] == ["Non-luminal F1, subtype", "F1 score (macro), subtype"]
+    assert list(second)[2:] == ["Non-luminal F1", "F1 score (macro), subtype"]
     found = json.loads(made.json)
     assert found[LEVEL]["subtype"].keys() == {"luminal-baseline", "luminal-scratch"}
     assert found["paper"]["AUC"].keys() == {"luminal-baseline"}

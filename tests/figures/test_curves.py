@@ -335,3 +335,10 @@ def test_figures_and_page_need_no_torch():
     modules = "curves, dots, figure2, losses, pointing_game, report, style"
     code = f"import sys; from lumin.figures import {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_instability_by_hand():
+    """Lowest losses .5 and .7: SD .1414. Steps .2, .1 and .3, .1: mean .175."""
+    histories = [[0.7, 0.5, 0.6], [1.1, 0.8, 0.7]]
+    assert losses.instability(histories) == "spread 0.141, step 0.175"
+    assert losses.instability([[0.7]]) == "spread undefined"

@@ -58,8 +58,14 @@ def mean_stage(out: Path) -> Stage:
     def make() -> dict[str, str]:
         lines = (out / JUDGED).read_text().splitlines()[1:]
         mean = float(np.mean([float(line.split(",")[-1]) for line in lines]))
-        data = {"mean": mean, "without images": {"age": 0.5}}
-        sections = ["# A table", "## One", f"{mean:.4f}", "## Without an image", f"{0.5:.4f}"]
+        data = {"mean": mean, "sheet alone": {"age": 0.5}}
+        sections = [
+            "# A table",
+            "## One",
+            f"{mean:.4f}",
+            "## From the clinical sheet alone",
+            f"{0.5:.4f}",
+        ]
         sections += ["## Better?", "no", "---", "Seed 0"]
         text = "\n\n".join(sections) + "\n"
         return {"tables/mean.md": text, "tables/mean.json": json.dumps(data, indent=1) + "\n"}
@@ -392,7 +398,7 @@ def test_regressions_may_differ_between_libraries(copy, by, ok):
     if ok:
         assert (
             found.what
-            == "follows from the predictions; regressions without an image to 0.0001 (0.0001)"
+            == "follows from the predictions; regressions on the sheet to 0.0001 (0.0001)"
         )
     else:
         assert (found.file, "age" in found.what) in {
@@ -441,17 +447,17 @@ def test_an_altered_input_is_no_traceback(copy):
         ({"x": [1]}, {"x": [1, 3]}, ["x"], 0),
         ({"x": None}, {"x": 0.1}, ["x"], 0),
         ({"x": "1"}, {"x": 1}, ["x"], 0),
-        ({"without images": {"x": 0.25}}, {"without images": {"x": 0.25 + 2**-14}}, [], 2**-14),
+        ({"sheet alone": {"x": 0.25}}, {"sheet alone": {"x": 0.25 + 2**-14}}, [], 2**-14),
         (
-            {"without images": {"x": None}},
-            {"without images": {"x": 0.25}},
-            ["without images / x"],
+            {"sheet alone": {"x": None}},
+            {"sheet alone": {"x": 0.25}},
+            ["sheet alone / x"],
             0,
         ),
         (
-            {"without images": {"x": float("nan")}},
-            {"without images": {"x": 0.25}},
-            ["without images / x"],
+            {"sheet alone": {"x": float("nan")}},
+            {"sheet alone": {"x": 0.25}},
+            ["sheet alone / x"],
             0,
         ),
     ],

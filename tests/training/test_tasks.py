@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lumin.paper.recipe import DEMO, PAPER
-from lumin.paper.silences import ALTERNATIVES, CHANCE, COMPARED, STATED, UNSTATED
+from lumin.paper.silences import ALTERNATIVES, CHANCE, COMPARED, CONTROL, STATED, UNSTATED
 from lumin.run.study import alternative_tasks
 from lumin.training.tasks import BY_NAME, TASKS
 
@@ -44,7 +44,7 @@ def test_epochs_follow_the_recipe():
 AS_IT_IS = {
     "recipe": vars(PAPER),
     "stack": {"precision": "auto"},
-    "reading": {"decision": "0.5", "ddof": 1},
+    "reading": {"decision": "0.5"},
 }
 WORDS = {  # a value that nobody knows would silently be the usual one
     "window": {"SIGMOID"},
@@ -52,6 +52,7 @@ WORDS = {  # a value that nobody knows would silently be the usual one
     "precision": {"tf32", "fp32", "bf16"},
     "decision": {"tuned"},
     "split": {"mlmc"},
+    "init": {"mass-calc", "benign-malignant"},
 }
 
 
@@ -97,7 +98,7 @@ def test_a_choice_made_otherwise_is_of_something_and_makes_it_something_else(nam
 def test_names_of_choices_are_folders_of_their_own():
     names = [
         alternative.name
-        for choice in (CHANCE, *UNSTATED, *STATED)
+        for choice in (CHANCE, CONTROL, *UNSTATED, *STATED)
         for alternative in choice.alternatives
     ]
     assert len(set(names)) == len(names) == len(ALTERNATIVES)

@@ -512,7 +512,7 @@ def test_the_weights_kept_are_those_of_the_lowest_validation_loss(tmp_path, monk
 def test_the_training_loss_is_the_mean_over_the_images_of_one_epoch(tmp_path, monkeypatch):
     """Batches of 16 and of 8 images, whose losses are 1 and 4."""
     monkeypatch.setattr(
-        train, "loss", lambda task, logits, _: logits.sum() * 0 + (1 if len(logits) == 16 else 4)
+        train, "loss", lambda task, logits, *_: logits.sum() * 0 + (1 if len(logits) == 16 else 4)
     )
     state, _ = fitted(training(tmp_path / "out", epochs=2))
     assert [line["train_loss"] for line in state.history] == [2.0, 2.0]
@@ -650,3 +650,29 @@ def test_the_store_is_mapped_and_not_read_whole(tmp_path):
     store = train.Pixels(made.out / "images.npy", torch.device("cpu"))
     assert isinstance(store.store, np.memmap)
     assert store(np.array([5, 2, 5])).tolist() == pixels()[[5, 2, 5]].tolist()
+
+
+def test_classes_count_equally_in_a_balanced_validation_loss():
+    """Three luminal images of loss a, b, c and one other of loss d: ((a + b + c) / 3 + d) / 2."""
+    values = torch.tensor([[0.3, 0.1], [-1.0, 0.4], [0.2, 0.9], [0.5, -0.2]])
+    targets = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    a, b, c, d = (-(values.log_softmax(1) * targets).sum(1)).tolist()
+    found = loss(BY_NAME["luminal-baseline"], values, targets, 1 / targets.sum(0)).item()
+    assert found == pytest.approx(((a + b + c) / 3 + d) / 2)
+    plain = loss(BY_NAME["luminal-baseline"], values, targets).item()
+    assert plain == pytest.approx((a + b + c + d) / 4)
+
+
+def test_a_balanced_validation_loss_is_the_mean_over_classes(tmp_path):
+    """The plain loss of the same weights is another one: three images are luminal, one is not."""
+    task = replace(BY_NAME["luminal-baseline"], balanced_validation=True)
+    made = training(tmp_path / "out", "luminal-baseline", task=task)
+    state, (line,) = fitted(made)
+    model, store = state.model.eval(), train.Pixels(made.out / "images.npy", CPU.settle())
+    values = train.logits(model, store, made.validation)
+    luminal = torch.from_numpy(made.targets[made.validation, 1]).long()
+    losses = F.cross_entropy(values, luminal, reduction="none")
+    by_class = [losses[luminal == k].mean().item() for k in (0, 1)]
+    assert sorted(luminal.tolist()) == [0, 1, 1, 1]
+    assert line["val_loss"] == pytest.approx(np.mean(by_class), rel=1e-5)
+    assert line["val_loss"] != pytest.approx(losses.mean().item(), rel=1e-3)
