@@ -327,7 +327,7 @@ MUTANTS = [Mutant(*row, tuple(tests.split())) for *row, tests in (
     ("leaning-by-image", "units", "lumin/beyond/sheet.py",
      "inference.resample(scored.patients,",
      "inference.resample(np.arange(scored.patients.size),",
-     "beyond/test_sheet.py::test_leaning_by_hand"),
+     "beyond/test_sheet.py::test_the_interval_of_a_leaning_is_scipys_bootstrap_of_patients"),
     ("sheet-of-d2", "units", "lumin/beyond/sheet.py",
      'judged.patients, "D1"',
      'judged.patients, "D2"',

@@ -14,14 +14,14 @@ POWER, SIZE = 0.8, 0.05
 CONTROL = """\
 Both luminal classifiers were trained and judged on a subtype that was permuted among the patients
 of each fold and of the test set (those with identical images together), so no picture tells it and
-the true AUC is .5. An interval that lies above .5 would mean that labels reach the classifier by
-another way than the picture, or that the interval is one of the 1 in 40 that do so by chance. Not
-found this way: an image that is both trained on and tested, since its two subtypes are permuted
-apart; the split's own tests are for that."""
+the expected AUC is .5. An interval above .5 would mean that labels reach the classifier by another
+way than the picture, or that it is one of the 1 in 40 that lie there by chance. Not found this way:
+an image that is both trained on and tested, since its two subtypes are permuted apart; the split's
+own tests are for that."""
 MEANING = f"""\
 Interval: DeLong, patients as clusters, the models held fixed. Shown: the AUC that a two-sided test
-against .5 at {100 * SIZE:.0f} % finds with {100 * POWER:.0f} % power, .5 + (z(1 - size / 2) +
-z(power)) SE; a leak that is smaller may stay unseen."""
+against .5 at {100 * SIZE:.0f} % finds with {100 * POWER:.0f} % power,
+.5 + (z(1 - size / 2) + z(power)) SE; a leak that is smaller may stay unseen."""
 
 
 def shown(error: float) -> float:
