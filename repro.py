@@ -190,12 +190,14 @@ def all_(
 
 
 def picture(study: "Study") -> Path:
-    """Audit, figures, and the page that holds all -> the page."""
-    from lumin.beyond import audit
+    """Audit, verdicts, figures, and the page that holds all -> the page."""
+    from lumin.beyond import audit, reproduced
     from lumin.figures import gallery
     from lumin.run.make import make
 
     make(study.out, audit.stage())
+    make(study.out, reproduced.stage(study.out))
+    render((study.out / "tables/reproduced.md").read_text())
     gallery.draw_curves(study)
     gallery.draw_figure2(study, "malignant", None)
     return gallery.write_page(study)
@@ -415,10 +417,11 @@ def verify_(
 
 def pipeline(study: "Study") -> list:
     """Every stage that verification holds to its settings or makes again."""
-    from lumin.beyond import audit
+    from lumin.beyond import audit, reproduced
     from lumin.run import prepare, stages
 
-    return [prepare.settings_stage(study), *stages.pipeline(study).values(), audit.stage()]
+    rows = [prepare.settings_stage(study), *stages.pipeline(study).values(), audit.stage()]
+    return [*rows, reproduced.stage(study.out)]
 
 
 @command

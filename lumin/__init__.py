@@ -13,5 +13,5 @@ it, and nothing from those beside it.
     reproduce       the paper, start to end
     run/            a study in an outputs folder: options, stages, jobs, manifest, verification
     figures/        curves, Figure 2, Grad-CAM, the report page
-    beyond/         audit of the published figures, many seeds, one choice changed
+    beyond/         audit of the published figures, did it reproduce, many seeds, one choice changed
 """

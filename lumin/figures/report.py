@@ -21,7 +21,7 @@ from lumin.paper.stated import FOLDS
 from lumin.training.tasks import TASKS
 
 # What a page may show, and the verb that makes it
-TABLES = {name: name for name in (*PUBLISHED, "audit")}
+TABLES = {name: name for name in (*PUBLISHED, "audit")} | {"reproduced": "all"}
 PHOTOGRAPHS = {"fig2": "fig2", "sheet": "fig2"}
 DRAWINGS = dict.fromkeys(("dots", "roc", "precision", "calibration", "scores", "losses"), "figures")
 FIGURES = DRAWINGS | PHOTOGRAPHS
