@@ -116,6 +116,7 @@ def test_what_is_undefined_gets_no_verdict():
     made = reproduced.document(tables(**{"auc subtype": undefined}))
     (grid,) = grids(made.markdown)
     assert grid["transfer, AUC"] == ["0.6688", "undefined", "undefined", "undefined"]
+    assert "Outside here: 0." in made.markdown
     assert "NaN" not in made.json
 
 
