@@ -118,8 +118,8 @@ RULE = (
 CHANCE = (
     "Of {cells} figures at most {expected:.1f} are expected outside by chance, however they hang"
     " together, as the same patients and networks stand behind several. In simulated pairs of"
-    " studies that differ in nothing but chance, {many} or more were outside in fewer than 5 of 100."
-    " Outside here: {outside}."
+    " studies that differ in nothing but chance, {many} or more were outside in fewer than 5 of"
+    " 100. Outside here: {outside}."
 )
 MANY = 2  # simulated: tests/beyond/test_reproduced.py
 NOTHING = "Whether the paper's figures reproduce can be seen on CMMD alone. This cohort: {}."
