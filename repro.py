@@ -158,13 +158,14 @@ def all_(
 
 
 def picture(study: "Study") -> Path:
-    """Audit, the sheet's table, figures, and the page that holds all -> the page."""
-    from lumin.beyond import audit, sheet
+    """Audit, the sheet alone, verdicts, figures, and the page that holds all -> the page."""
+    from lumin.beyond import audit, reproduced, sheet
     from lumin.figures import gallery
     from lumin.run.make import make
 
     make(study.out, audit.stage())
     make(study.out, sheet.stage(study))
+    make(study.out, reproduced.stage(study.out))
     gallery.draw_curves(study)
     gallery.draw_figure2(study, "malignant", None)
     return gallery.write_page(study)
@@ -447,11 +448,11 @@ def verify_(
 
 def pipeline(study: "Study") -> list:
     """Every stage that verification holds to its settings or makes again."""
-    from lumin.beyond import audit, sheet
+    from lumin.beyond import audit, reproduced, sheet
     from lumin.run import prepare, stages
 
-    rows = [prepare.settings_stage(study), *stages.pipeline(study).values()]
-    return [*rows, audit.stage(), sheet.stage(study)]
+    rows = [prepare.settings_stage(study), *stages.pipeline(study).values(), audit.stage()]
+    return [*rows, sheet.stage(study), reproduced.stage(study.out)]
 
 
 @command

@@ -13,6 +13,6 @@ it, and nothing from those beside it.
     reproduce       the paper, start to end
     run/            a study in an outputs folder: options, stages, jobs, manifest, verification
     figures/        curves, Figure 2, Grad-CAM, the report page
-    beyond/         audit of the published figures, the clinical sheet alone, many seeds, one choice
-                    changed, the negative control
+    beyond/         audit of the published figures, the sheet alone, did it reproduce, many seeds,
+                    one choice changed, the negative control
 """

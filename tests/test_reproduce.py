@@ -15,7 +15,7 @@ from lumin.training.tasks import BY_NAME
 
 RUN_ALONE = {  # what only the command line writes: of a run, of an outputs folder, around the paper
     *("SHA256SUMS", "flow.json", "manifest.json", "report.html", "seeds.csv", "sources.csv"),
-    *("tables/audit.json", "tables/audit.md"),
+    *("tables/audit.json", "tables/audit.md", "tables/reproduced.json", "tables/reproduced.md"),
 }
 
 

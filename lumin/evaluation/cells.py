@@ -8,12 +8,14 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import ttest_ind, ttest_rel
+from numpy.typing import NDArray
+from scipy.stats import rankdata, ttest_ind, ttest_rel
 
 from lumin.evaluation import inference, metrics
+from lumin.evaluation.inference import Interval, Result
 from lumin.evaluation.metrics import Array
 from lumin.evaluation.predictions import Scored
-from lumin.paper.stated import FOLDS
+from lumin.paper.published import Group
 
 LEVELS = (  # what Tables 2a and 2b judge, the paper's way first
     "As in the paper: mean (SD) of five fold models, by image",
@@ -22,6 +24,9 @@ LEVELS = (  # what Tables 2a and 2b judge, the paper's way first
 )
 DRAWS = 2000  # of the bootstrap
 PERMUTATIONS = 19_999  # so that p can be below .0001
+# The tests that the paper's may be, with their units
+STUDENT, PAIRED = "Student, 5 + 5 fold models", "paired t, 5 folds"
+PERMUTATION = "permutation, patients"
 
 
 # ---- cells ---------------------------------------------------------------------------------------
@@ -33,15 +38,28 @@ def cell(scored: Scored, name: str, weights: Array | None = None) -> Array:
     Exclusive classes: the second one is chosen where its probability is above .5, and the AUC of
     one is that of the other. Findings: each on its own; the AUC is their mean.
     """
-    group, labels, scores = scored.group, scored.labels, scored.scores
+    classes, labels = averaged(scored.group, name), scored.labels
     if name.startswith("auc"):
-        areas = [metrics.auc(labels[judged], scores[judged], weights) for judged in group.judged]
-        return np.mean(areas, axis=0)
-    predicted = {judged: metrics.decide(scores[judged]) for judged in group.judged}
-    first, second = group.classes
+        values = [metrics.auc(labels[c], scored.scores[c], weights) for c in classes]
+    else:
+        predicted = decisions(scored)
+        values = [metrics.f1(labels[c], predicted[c], weights) for c in classes]
+    return np.mean(values, axis=0)
+
+
+def averaged(group: Group, name: str) -> tuple[str, ...]:
+    """The classes over which a cell is the mean."""
+    if name.startswith("auc"):
+        return group.judged
+    return group.classes if name.startswith("macro") else (name,)
+
+
+def decisions(scored: Scored) -> dict[str, NDArray]:
+    """Class -> (models, n) of 0 and 1: which images each model calls so."""
+    predicted = {name: metrics.decide(scored.scores[name]) for name in scored.group.judged}
+    first, second = scored.group.classes
     predicted.setdefault(first, 1 - predicted[second])
-    wanted = group.classes if name.startswith("macro") else (name,)
-    return np.mean([metrics.f1(labels[c], predicted[c], weights) for c in wanted], axis=0)
+    return predicted
 
 
 class Estimate(NamedTuple):
@@ -101,16 +119,6 @@ def operating(scored: Scored) -> dict[str, dict[str, float]]:
 # ---- is one classifier better? -------------------------------------------------------------------
 
 
-class Test(NamedTuple):
-    """One test of one claim: on how many units of which kind, statistic, two-sided p."""
-
-    name: str
-    unit: str
-    n: int
-    statistic: float
-    pvalue: float
-
-
 class Comparison(NamedTuple):
     """The claim that one classifier is better than another in a cell."""
 
@@ -118,10 +126,11 @@ class Comparison(NamedTuple):
     better: str
     other: str
     differences: tuple[float, ...]  # fold by fold, positive where the claim holds
-    low: float  # 95 % interval of their mean over other test patients
-    high: float
-    tests: list[Test]
-    improved: int  # folds where the claim holds
+    improved: int  # folds where it does
+    patients: Interval  # 95 %, of the mean over other test patients, these very networks
+    trainings: Interval  # over other trainings as well, see inference.with_training
+    seeds: float  # of `replicate` that a verdict on the method may take
+    tests: dict[str, Result]  # that the paper's p may mean
 
 
 def compare(names: tuple[str, str], a: Scored, b: Scored, seed: int) -> list[Comparison]:
@@ -132,60 +141,55 @@ def compare(names: tuple[str, str], a: Scored, b: Scored, seed: int) -> list[Com
     for name in a.group.cells:
         ours, others = cell(a, name), cell(b, name)
         draws = cell(a, name, weights).mean(0) - cell(b, name, weights).mean(0)
-        tests = [*fold_tests(ours, others), *patient_tests(name, a, b, seed)]
-        differences, ends = ours - others, inference.interval(draws)
-        improved = int((differences > 0).sum())
-        claims.append(Comparison(name, *names, tuple(differences.tolist()), *ends, tests, improved))
+        tests = fold_tests(ours, others) | {PERMUTATION: permuted(name, a, b, seed)}
+        differences, gain = ours - others, float((ours - others).mean())
+        variance, freedom = inference.with_training(draws.var(ddof=1), differences.var(ddof=1))
+        claim = Comparison(
+            name,
+            *names,
+            differences=tuple(differences.tolist()),
+            improved=int((differences > 0).sum()),
+            patients=inference.interval(draws),
+            trainings=inference.t_interval(gain, variance, freedom),
+            seeds=inference.seeds_needed(gain, variance),
+            tests=tests,
+        )
+        claims.append(claim)
     return claims
 
 
-def fold_tests(ours: Array, others: Array) -> list[Test]:
-    """(5,), (5,) values of a cell -> the tests whose unit is the fold model.
+def fold_tests(ours: Array, others: Array) -> dict[str, Result]:
+    """(5,), (5,) values of a cell -> the t-tests whose unit is the fold model.
 
     nan where a test is undefined: five equal values have no t; without a class there is no AUC.
     """
-    names = ("Student", "Welch", "paired t", "corrected resampled t", "sign flip (exact)")
-    results = dict.fromkeys(names, (float("nan"), float("nan")))
-    differences = ours - others
-    if np.isfinite(differences).all():
-        with warnings.catch_warnings():
-            # scipy warns where five values are nearly equal; the p is right all the same
-            warnings.simplefilter("ignore", RuntimeWarning)
-            if np.ptp(ours) + np.ptp(others) > 0:
-                results["Student"] = ttest_ind(ours, others)
-                results["Welch"] = ttest_ind(ours, others, equal_var=False)
-            if np.ptp(differences) > 0:
-                results["paired t"] = ttest_rel(ours, others)
-            corrected = inference.corrected_resampled_t(differences, 1, FOLDS - 1)
-            results["corrected resampled t"] = corrected
-            results["sign flip (exact)"] = inference.sign_flip(differences)
-    return [Test(name, "fold", FOLDS, float(r[0]), float(r[1])) for name, r in results.items()]
-
-
-def patient_tests(name: str, a: Scored, b: Scored, seed: int) -> list[Test]:
-    """The tests whose unit is the patient, the five models held fixed."""
-    patients = len(np.unique(a.patients))
-    tests = []
-    if name.startswith("auc") and len(a.group.judged) == 1:
-        (judged,) = a.group.judged
-        scores = a.scores[judged], b.scores[judged]
-        delong = inference.delong_test(a.labels[judged], *scores, a.patients)
-        tests.append(Test("DeLong, clustered", "patient", patients, *delong))
-    tests.append(Test("permutation", "patient", patients, *permuted(name, a, b, seed)))
+    tests = dict.fromkeys((STUDENT, PAIRED), Result(float("nan"), float("nan")))
+    with warnings.catch_warnings():
+        # scipy warns where five values are nearly equal; the p is right all the same
+        warnings.simplefilter("ignore", RuntimeWarning)
+        if np.ptp(ours) + np.ptp(others) > 0:
+            tests[STUDENT] = Result(*map(float, ttest_ind(ours, others)))
+        if np.ptp(ours - others) > 0:
+            tests[PAIRED] = Result(*map(float, ttest_rel(ours, others)))
     return tests
 
 
-def permuted(name: str, a: Scored, b: Scored, seed: int) -> inference.Result:
-    """Swap what the two say of a patient, all images and models -> p of a cell's difference."""
-    classes = a.group.classes
-    labels = np.stack([a.labels[c] for c in classes])
-    ours, others = (np.stack([each.scores[c] for c in classes], -2) for each in (a, b))  # (5, 2, n)
+def permuted(name: str, a: Scored, b: Scored, seed: int) -> Result:
+    """Swap what the two say of a patient, all images and models -> p of a cell's difference.
 
-    def statistic(labels: Array, scores: Array, weights: Array) -> Array:
-        truth = dict(zip(classes, labels, strict=True))
-        given = {c: scores[:, i] for i, c in enumerate(classes)}
-        return cell(a._replace(labels=truth, scores=given), name, weights).mean(0)
-
+    For an AUC, what they say is the rank among the test images: networks differ in scale.
+    """
+    classes = averaged(a.group, name)
+    if name.startswith("auc"):
+        swapped, both = inference.auc_swapped, [ranks(each) for each in (a, b)]
+    else:
+        swapped, both = inference.f1_swapped, [decisions(each) for each in (a, b)]
+    labels, ours, others = (np.stack([of[c] for c in classes]) for of in (a.labels, *both))
     return inference.paired_permutation(
-        a.patients, labels, ours, others, statistic, PERMUTATIONS, seed
+        a.patients, labels, ours, others, swapped, PERMUTATIONS, seed
     )
+
+
+def ranks(scored: Scored) -> dict[str, Array]:
+    """Class -> (models, n) midrank of each image by a model's score."""
+    return {name: rankdata(scores, axis=-1) for name, scores in scored.scores.items()}

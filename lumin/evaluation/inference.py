@@ -1,16 +1,12 @@
 """How sure are F1s and AUCs? Intervals, and tests between two classifiers: arrays in, numbers out.
 
-Shapes are those of metrics.py. Which interval means what. Bootstrap and DeLong: another test set
-from the same hospitals, these very models. The SD over folds: other training data, this very test
-set.
+Shapes are those of metrics.py. Which question has which answer.
 
-Which test has which unit.
-
-    unit     n                functions
-    fold     5                corrected_resampled_t, sign_flip; scipy's ttest_rel, ttest_ind
-    patient  test patients    paired_permutation, delong_test(..., patients)
-    image    test images      delong_test without patients, which takes images as independent
-    printed  mean, SD, n      scipy's ttest_ind_from_stats
+    these very models, other test patients      resample and interval, delong_interval,
+                                                paired_permutation
+    models trained anew, other test patients    with_training, from one run: an approximation
+    the method, over splits and trainings       a t-test over the seeds of `replicate`;
+                                                seeds_needed says of how many
 """
 
 from collections.abc import Callable
@@ -21,12 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from sklearn.utils import check_consistent_length, column_or_1d
 
-from lumin.evaluation.metrics import UNDEFINED, Array, binary, finite, same_images
+from lumin.evaluation.metrics import UNDEFINED, Array, binary, finite, ratio, same_images
+from lumin.paper.stated import FOLDS
 
 Interval = tuple[float, float]  # low, high
 Names = ArrayLike | None  # (n,) of each image: its patient or classes
-# Variances below are rounding: the smallest real one, 1 pair of 10^4 images, is 10^-15
-ROUNDING = 1e-20
 
 
 class Result(NamedTuple):
@@ -189,89 +184,110 @@ def delong_interval(labels: ArrayLike, scores: ArrayLike, clusters: Names = None
     return float(low), float(high)
 
 
-def delong_test(labels: ArrayLike, a: ArrayLike, b: ArrayLike, clusters: Names = None) -> Result:
-    """(n,), two of (n,) or (models, n) -> z and two-sided p of AUC(a) - AUC(b).
-
-    Null hypothesis: on the population of test patients, these very models have equal (mean) AUC.
-    z = (AUC_a - AUC_b) / sqrt(var_a + var_b - 2 cov_ab), standard normal. Without `clusters` the
-    images are taken as independent, which two views of a breast are not. Two methods that rank
-    alike have z = 0 and p = 1; a difference without variance is nan.
-
-    References
-    ----------
-    As for `delong`.
-
-    >>> delong_test([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.9], [0.1, 0.4, 0.3, 0.9])
-    Result(statistic=0.0, pvalue=1.0)
-    """
-    aucs, covariance = delong(labels, a, b, clusters=clusters)
-    difference = aucs[0] - aucs[1]
-    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    if variance < ROUNDING:
-        alike = abs(difference) < np.sqrt(ROUNDING)
-        return Result(0.0, 1.0) if alike else Result(UNDEFINED, UNDEFINED)
-    z = float(difference / np.sqrt(variance))
-    return Result(z, float(2 * stats.norm.sf(abs(z))))
+# ---- patients and trainings ----------------------------------------------------------------------
 
 
-# ---- tests on folds ------------------------------------------------------------------------------
+def with_training(sampling: float, *spreads: float) -> tuple[float, float]:
+    """Variance over test patients, variances over the folds -> variance over both, its freedom.
 
+    For a mean over the folds, or a difference of two such means with a spread for each side:
 
-def corrected_resampled_t(differences: ArrayLike, test_n: float, train_n: float) -> Result:
-    """(k,) differences per fold -> corrected t and two-sided p, k - 1 degrees of freedom.
+        V = sampling + sum (1/k + 1/(k-1)) s^2,   freedom = (k-1) V^2 / sum (V_s)^2,
 
-    Null hypothesis: over training sets, the methods' mean difference is 0. The k training sets
-    overlap, so the plain paired t takes their differences as more independent than they are.
+    V_s being the terms of the sum. `sampling` holds the trained models fixed, as a bootstrap over
+    patients does; s^2 (ddof 1) is over the k = 5 folds. The variance over patients is known from
+    all of them, those over folds from k - 1 differences each: Satterthwaite's freedom, at least
+    k - 1, for Student's t.
 
-        t = mean / sqrt((1/k + test_n / train_n) s^2)
-
-    is exact for normal differences with equal correlation test_n / (test_n + train_n). The ratio
-    is that of the images which a training set leaves out to those it has: 1/4 in five-fold
-    cross-validation. The paper's five models share one independent test set, for which no ratio
-    was derived. 1/4 is the one to give, as it describes how much the training sets overlap; the
-    test set's own (138 to 1,088 luminal images) would correct less. What all five share in the test
-    set's luck no ratio corrects: it moves every difference alike and shows in no spread between
-    them. That is what `paired_permutation` and `delong_test` are for. nan where all differences
-    are equal.
+    The training sets of two folds overlap, so s^2 / k alone is too small. Nadeau and Bengio's
+    1/(k-1), the share that a training set leaves out to what it has, is right where the results
+    of two folds correlate by 1/k. It was derived for folds that are tested on what they leave out.
+    The paper's five models share one independent test set, whose luck moves all five alike, shows
+    in no spread between them and is what `sampling` is for. That the training effects correlate
+    by 1/k is an assumption that one run cannot test: no unbiased variance of cross-validation
+    exists, and with a larger correlation V is too small. s^2 also has noise of the test set in
+    it, for which V is too large. docs/reproduced.md has the sizes of both, simulated.
 
     References
     ----------
-    Nadeau, Bengio, Machine Learning 52:239-281, 2003.
+    Nadeau, Bengio, Machine Learning 52:239-281, 2003. Bengio, Grandvalet, J. Mach. Learn. Res.
+    5:1089-1105, 2004. Satterthwaite, Biometrics Bulletin 2:110-114, 1946.
 
-    >>> corrected_resampled_t([1, 2, 3], test_n=1, train_n=3).statistic  # 2 / sqrt((1/3 + 1/3) 1)
-    2.449489742783178
+    >>> with_training(0.0, 1.0), with_training(1.0, 0.0)
+    ((0.45, 4.0), (1.0, inf))
     """
-    differences = finite(differences, at_least=2)
-    if not (test_n >= 0 and train_n > 0):
-        raise ValueError(f"test_n {test_n} and train_n {train_n} must be counts, train_n above 0.")
-    if np.ptp(differences) == 0:
-        return Result(UNDEFINED, UNDEFINED)
-    k = differences.size
-    t = float(differences.mean() / np.sqrt((1 / k + test_n / train_n) * differences.var(ddof=1)))
-    return Result(t, float(2 * stats.t.sf(abs(t), k - 1)))
+    terms = (1 / FOLDS + 1 / (FOLDS - 1)) * np.array(spreads)
+    total = sampling + terms.sum()
+    return float(total), float(ratio((FOLDS - 1) * total**2, (terms**2).sum(), np.inf))
 
 
-def sign_flip(differences: ArrayLike) -> Result:
-    """(k,) differences per fold -> their mean and its exact two-sided p over all 2^k sign flips.
+def t_interval(middle: float, variance: float, freedom: float) -> Interval:
+    """middle -+ t_.975 sqrt(variance): a 95 % interval."""
+    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    return middle - half, middle + half
 
-    Null hypothesis: each difference is as likely with the other sign. With five folds no p is
-    below 2 / 32 = .0625.
+
+def seeds_needed(difference: float, variance: float) -> float:
+    """A difference and its variance from seed to seed -> seeds for 80 % power at 5 %, two-sided.
+
+    Of a t-test on the seeds' differences: n = ((z_.975 + z_.8) sd / difference)^2 + z_.975^2 / 2,
+    at least 3. nan where the difference is 0: no number of seeds would show it.
 
     References
     ----------
-    Fisher, The Design of Experiments, 1935, section 21. Enumerated by scipy's permutation_test.
+    Guenther, The American Statistician 35:243-244, 1981.
 
-    >>> sign_flip([1, 2, 3])
-    Result(statistic=2.0, pvalue=0.25)
+    >>> seeds_needed(1.0, 1.0)
+    10.0
     """
-    differences = finite(differences, at_least=2)
-    test = stats.permutation_test(
-        (differences,), np.mean, permutation_type="samples", n_resamples=np.inf
-    )
-    return Result(float(test.statistic), float(test.pvalue))
+    above = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) ** 2 * variance
+    seeds = ratio(above, difference**2, UNDEFINED) + stats.norm.ppf(0.975) ** 2 / 2
+    return float(np.maximum(np.ceil(seeds), 3))
 
 
-# ---- tests on patients and images ----------------------------------------------------------------
+# ---- permutation ---------------------------------------------------------------------------------
+
+Swapped = Callable[[Array], Array]  # (draws, patients) of 1, and -1 where swapped -> (draws,)
+
+
+def f1_swapped(patient: NDArray, labels: Array, a: Array, b: Array) -> Swapped:
+    """(n,) number of a patient, (C, n), two of (C, models, n) decisions -> differences in F1.
+
+    The mean of `f1` over classes and models, of a minus b with some patients swapped. Counts add up
+    over patients: half of what both have, and half of their difference with a patient's sign.
+    """
+    images, truth = np.eye(patient.max() + 1)[patient], labels[:, None]
+    hits = [(truth * each) @ images for each in (a, b)]
+    called = [(truth + each) @ images for each in (a, b)]
+
+    def mean_f1(signs: Array) -> Array:
+        counts = []
+        for ours, others in (hits, called):
+            half = (ours + others).sum(-1, keepdims=True) / 2
+            counts.append(half + (ours - others) / 2 @ signs.T)
+        return ratio(2 * counts[0], counts[1], 0.0).mean((0, 1))
+
+    return lambda signs: mean_f1(signs) - mean_f1(-signs)
+
+
+def auc_swapped(patient: NDArray, labels: Array, a: Array, b: Array) -> Swapped:
+    """(n,) number of a patient, (C, n), two of (C, models, n) scores -> differences in AUC.
+
+    The mean of `auc` over classes and models, of a minus b with some patients swapped. Pairs won
+    are quadratic in the signs, but what is even in them is the same for a and b. What is left adds
+    up over patients: the placements of their images among both methods' images, a's minus b's.
+    """
+    images, gains = np.eye(patient.max() + 1)[patient], []
+    for truth, pooled in zip(labels, np.concatenate([a, b], -1), strict=True):
+        classes = truth == 1, truth == 0
+        sizes = [images.sum() for images in classes]
+        if min(sizes) == 0:
+            return lambda signs: np.full(len(signs), UNDEFINED)
+        twice = np.tile(classes[0], 2), np.tile(classes[1], 2)
+        ours, others = np.split(placements_of(twice, pooled).mean(0), 2)
+        gains.append((ours - others) / np.where(classes[0], *sizes))
+    gain = np.mean(gains, axis=0) @ images
+    return lambda signs: signs @ gain
 
 
 def paired_permutation(
@@ -279,82 +295,51 @@ def paired_permutation(
     labels: ArrayLike,
     a: ArrayLike,
     b: ArrayLike,
-    statistic: Callable[[NDArray, NDArray, NDArray], NDArray],
+    swapped: Callable[[NDArray, Array, Array, Array], Swapped],
     draws: int = 9999,
     seed: int = 0,
 ) -> Result:
-    """Two methods' (..., n) scores -> statistic(a) - statistic(b) and its two-sided p.
+    """(n,) patients, (C, n), two of (C, models, n) -> statistic(a) - statistic(b), two-sided p.
 
     Null hypothesis: the methods are exchangeable, patient by patient. Each draw swaps all that
-    the two say of a patient (every image, every model) with probability 1/2. Where there are no
-    more than `draws` ways to swap, all are made and p is exact; else p = (1 + draws at least as
-    far from 0) / (1 + draws), so that p < .0001 needs 10,000 draws.
+    the two say of a patient (every image, class and model) with probability 1/2. Where there are
+    no more than `draws` ways to swap, all are made and p is exact; else p = (1 + draws at least
+    as far from 0) / (1 + draws), so that p < .0001 needs 10,000 draws.
 
-    `statistic(labels, scores, weights)` -> (draws,) is what a bootstrap takes: `auc`; for the F1 of
-    classes `lambda y, s, w: macro_f1(y, decide(s), w)`; for the mean of five models, (5, n),
-    `lambda y, s, w: auc(y, s, w).mean(0)`. It is given both methods' rows, (..., 2 n), weighted 0
-    or 1. Labels may have leading axes too, one row an output. Exchangeable is more than equal:
-    for the AUC of scores on different scales give ranks, `scipy.stats.rankdata(a, axis=-1)`. An
-    undefined statistic gives nan.
+    The statistic is `f1_swapped`, of decisions, or `auc_swapped`. Exchangeable is more than equal:
+    for an AUC give ranks, `scipy.stats.rankdata(scores, axis=-1)`, since two networks' scores
+    differ in scale. An undefined statistic gives nan.
 
     References
     ----------
     Bandos, Rockette, Gur, Stat. Med. 24:2873-2893, 2005. Draws by scipy's permutation_test.
 
-    >>> from lumin.evaluation.metrics import auc
-    >>> scores = [0.1, 0.2, 0.8, 0.9]
-    >>> paired_permutation(["p", "p", "q", "q"], [0, 0, 1, 1], scores, scores, auc)
+    >>> scores = [[[0.1, 0.2, 0.8, 0.9]]]
+    >>> paired_permutation(["p", "p", "q", "q"], [[0, 0, 1, 1]], scores, scores, auc_swapped)
     Result(statistic=0.0, pvalue=1.0)
     """
     labels, a, b = binary(labels), finite(a), finite(b)
-    names, cluster = np.unique(column_or_1d(clusters), return_inverse=True)
-    same_images(cluster, labels, a, b)
-    rows = np.concatenate([labels, labels], -1), np.concatenate([a, b], -1)
-
-    def difference(kept: NDArray, swapped: NDArray) -> NDArray:
-        """(..., patients) 1 or 0, and the reverse -> (...) difference of the statistic."""
-        weights = np.concatenate([kept[..., cluster], swapped[..., cluster]], -1)
-        weights = weights.reshape(-1, 2 * len(cluster))
-        return (statistic(*rows, weights) - statistic(*rows, 1 - weights)).reshape(kept.shape[:-1])
-
-    whole = np.ones(len(names))
-    observed = float(difference(whole, 1 - whole))
+    names, patient = np.unique(column_or_1d(clusters), return_inverse=True)
+    same_images(patient, labels, a, b)
+    difference, whole = swapped(patient, labels, a, b), np.ones(len(names))
+    observed = float(difference(whole[None])[0])
     if np.isnan(observed):
         return Result(UNDEFINED, UNDEFINED)
     if len(names) == 1:  # two ways to swap, equally far from 0; scipy takes two patients or more
         return Result(observed, 1.0)
+
+    def distance(signs: NDArray, _: NDArray, axis: int) -> NDArray:
+        # Rounded: equal differences must be equal whatever the order of the sums
+        return np.abs(difference(np.atleast_2d(signs))).round(12).reshape(signs.shape[:-1])
+
     test = stats.permutation_test(
-        (whole, 1 - whole),
-        lambda kept, swapped, axis: np.abs(difference(kept, swapped)),
+        (whole, -whole),
+        distance,
         permutation_type="samples",
         vectorized=True,
         n_resamples=draws,
-        batch=500,  # for memory; changes no draw
+        batch=5000,  # for memory; changes no draw
         alternative="greater",
         rng=np.random.default_rng(seed),
     )
     return Result(observed, float(test.pvalue))
-
-
-def holm(pvalues: ArrayLike) -> Array:
-    """(m,) p-values of one table -> (m,) adjusted ones; below alpha is significant at alpha.
-
-    Keeps the chance of any false claim in the table below alpha, whatever the tests' dependence:
-    the i-th smallest of m is multiplied by m - i + 1, then made monotone and cut at 1. An
-    undefined test (nan) stays nan and does not count.
-
-    References
-    ----------
-    Holm, Scand. J. Stat. 6:65-70, 1979.
-
-    >>> holm([0.01, 0.04, 0.03]).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    pvalues = np.asarray(pvalues, np.float64)
-    if ((pvalues < 0) | (pvalues > 1)).any():
-        raise ValueError("p-values must lie between 0 and 1.")
-    order = np.argsort(pvalues)[: np.count_nonzero(~np.isnan(pvalues))]  # NaN sorts last
-    adjusted = np.full(pvalues.shape, UNDEFINED)
-    stepped = np.maximum.accumulate(pvalues[order] * np.arange(len(order), 0, -1))
-    adjusted[order] = np.minimum(stepped, 1)
-    return adjusted

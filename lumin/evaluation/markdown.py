@@ -50,6 +50,11 @@ def number(value: float, digits: int = DIGITS) -> str:
     return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
 
 
+def signed(value: float) -> str:
+    """A difference, with its sign."""
+    return number(value) if math.isnan(value) else f"{value:+.{DIGITS}f}"
+
+
 def p_value(value: float) -> str:
     """Four decimals; below the paper's .0001 two significant digits."""
     return number(value) if math.isnan(value) or value >= ALPHA else f"{value:.1e}"

@@ -13,7 +13,6 @@ import numpy as np
 from lumin.data.mammogram import Mammograms, Roles, classes
 from lumin.evaluation import cells, markdown
 from lumin.evaluation.cells import LEVELS, Comparison, Estimate
-from lumin.evaluation.inference import holm
 from lumin.evaluation.markdown import Document, Provenance, between, grid, label, number
 from lumin.evaluation.predictions import by_breast, ensemble, read_scores
 from lumin.paper.published import TABLE1, TABLE2, TABLES, Table
@@ -149,13 +148,25 @@ INTERVALS = (
     " resampling moves the figure, as where all images are called of one class. The SD: how far"
     " another training fold does."
 )
-VERDICTS = (
-    "The verdict is that of a two-sided permutation test at 5 %, which exchanges the classifiers'"
-    " predictions patient by patient ({permutations:,} times), adjusted over this table (Holm). The"
-    " interval of a difference is a percentile interval over the same resampled patients, also for"
-    " the AUC. The paper's p<0.0001 names neither unit nor pairing; below are the tests that it may"
-    " mean, unadjusted."
-)
+DIFFERENCES = """\
+No verdict on a method: it would need the variance between trainings, of which one run has no \
+unbiased estimate (Bengio and Grandvalet 2004). What one run can say:
+
+- **Other patients:** these ten networks on other patients like these ({draws:,} samples of the \
+patients within their class, percentile). Without 0, these networks differ; so, often, do two \
+trainings of one method.
+- **Other trainings too:** networks trained anew, on other patients, if what training adds \
+correlates between folds by no more than 1/5: variance over patients plus (1/5 + 1/4) times that \
+over folds (Nadeau and Bengio 2003), Student's t. Folds share three quarters of their training \
+images, and one test set; what these do to all five alike shows in no spread between them.
+- **Seeds:** runs of `replicate` that a t-test over their differences, which does give a verdict, \
+would need for 80 % power at 5 %, if this difference is the true one and seeds vary as the second \
+interval says: a rough estimate."""
+READINGS = """\
+The paper's p<0.0001 names neither unit nor pairing. Its likely readings, two-sided, unadjusted: \
+Student's and the paired t take the folds for independent trainings, which they are not, and the \
+test set as given. The permutation ({permutations:,} swaps of all that two classifiers say of a \
+patient; for an AUC, of ranks) takes the ten networks as given."""
 
 
 def table2(
@@ -240,28 +251,16 @@ def operating_grid(groups: Mapping[str, dict]) -> str:
 
 
 def significance(claims: Sequence[Comparison]) -> list[str]:
-    """Claims -> the verdicts, then every test."""
-    judged = [claim.tests[-1].pvalue for claim in claims]  # the permutation test
-    verdicts, tests = [], []
-    for claim, p in zip(claims, holm(judged), strict=True):
+    """Claims -> differences with their intervals, what these mean, and every test."""
+    differences, pvalues = [], []
+    for claim in claims:
         names = markdown.task_name(claim.better), markdown.task_name(claim.other), label(claim.cell)
-        gain, interval = mean(claim.differences), between(claim.low, claim.high)
-        line = ["{} against {}, {}".format(*names), f"{gain:+.4f}", interval]
-        folds = f"{claim.improved} of {FOLDS}"
-        verdicts.append([*line, folds, markdown.p_value(p), verdict(gain, p)])
-        for t in claim.tests:
-            line = [f"{names[0]}, {names[2]}", t.name, t.unit, str(t.n)]
-            tests.append([*line, number(t.statistic), markdown.p_value(t.pvalue)])
-    header = ["claim", "difference", "95 % CI", "folds improved", "p, permutation, Holm", "verdict"]
-    columns = ["claim", "test", "unit", "n", "statistic", "p"]
-    text = VERDICTS.format(permutations=cells.PERMUTATIONS)
-    return [grid(header, verdicts), text, grid(columns, tests)]
-
-
-def verdict(gain: float, p: float) -> str:
-    """A difference and its adjusted p, in a word."""
-    if math.isnan(p):
-        return "undefined"
-    if p >= 0.05:
-        return "not shown"
-    return "better" if gain > 0 else "worse"
+        line = ["{} against {}, {}".format(*names), markdown.signed(mean(claim.differences))]
+        line += [f"{claim.improved} of {FOLDS}", between(*claim.patients)]
+        differences.append([*line, between(*claim.trainings), number(claim.seeds, 0)])
+        pvalues.append([line[0], *(markdown.p_value(test.pvalue) for test in claim.tests.values())])
+    header = ["claim", "difference", "folds improved", "95 % CI: other patients"]
+    header += ["95 % CI: other trainings too", "seeds"]
+    meaning = DIFFERENCES.format(draws=cells.DRAWS)
+    readings = READINGS.format(permutations=cells.PERMUTATIONS)
+    return [grid(header, differences), meaning, readings, grid(["p", *claims[0].tests], pvalues)]

@@ -22,7 +22,8 @@ from lumin.paper.stated import FOLDS
 from lumin.training.tasks import TASKS
 
 # What a page may show, and the verb that makes it
-TABLES = {name: name for name in (*PUBLISHED, "audit")} | {"sheet": "all"}
+MORE = "reproduced", "sheet"  # tables that `all` makes
+TABLES = {name: name for name in (*PUBLISHED, "audit")} | dict.fromkeys(MORE, "all")
 PHOTOGRAPHS = {"fig2": "fig2", "sheet": "fig2"}
 DRAWINGS = dict.fromkeys(("dots", "roc", "precision", "calibration", "scores", "losses"), "figures")
 FIGURES = DRAWINGS | PHOTOGRAPHS

@@ -40,6 +40,7 @@ SOURCES = {
     "split": "cohort and seed",
     "table1": "cohort and split",
     "audit": "the published figures",
+    "reproduced": "Tables 2a and 2b",
 }
 # Heading and key of what a solver fits, and how far apart libraries may do so
 REFITTED, REFIT_TOLERANCE = ("From the clinical sheet alone", "sheet alone"), 1e-4

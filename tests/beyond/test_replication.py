@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.stats import f_oneway
+from scipy.stats import f_oneway, ttest_1samp
 
 from lumin.beyond import pictures, replication
 from lumin.beyond.replication import (
@@ -17,7 +17,6 @@ from lumin.beyond.replication import (
     parse_seeds,
     parts,
     spread,
-    tally,
 )
 from lumin.errors import UserError
 from lumin.evaluation import cells, markdown, tables
@@ -25,17 +24,13 @@ from lumin.paper import published
 from lumin.paper.stated import FOLDS
 from lumin.training.tasks import TASKS
 
-TESTS = ("Student", "permutation")
 
-
-def run(seed, shift=0.0, cohort="CMMD", departures=(), pvalue=0.01):
+def run(seed, shift=0.0, cohort="CMMD", departures=()):
     """What table2a.json and table2b.json of a seed hold; every cell of every fold is .6 + shift, a
     little apart.
     """
     values = {k: [round(0.6 + shift + 0.01 * fold, 6) for fold in range(k)] for k in (1, FOLDS)}
     found = {}
-    test = {"unit": "fold", "n": 5, "statistic": 1.0 + shift, "pvalue": pvalue}
-    tests = [{"name": name, **test} for name in TESTS]
     for name, table in published.comparisons().items():
         levels, claims = {level: {} for level in LEVELS}, []
         for group, other, better in table.pairs:
@@ -47,7 +42,7 @@ def run(seed, shift=0.0, cohort="CMMD", departures=(), pvalue=0.01):
             for cell in group.cells:
                 claim = {"cell": cell, "better": better, "other": other}
                 claim["differences"] = [shift + 0.001] * FOLDS
-                claims.append(claim | {"tests": [dict(test) for test in tests]})
+                claims.append(claim)
         about = {
             "cohort": cohort,
             "departures": list(departures),
@@ -192,26 +187,6 @@ def test_one_seed_or_an_undefined_one_has_no_variance():
     assert np.isnan(difference_parts(TWO[:1])).all()
 
 
-# ---- tests ---------------------------------------------------------------------------------------
-
-
-def test_a_test_speaks_in_the_direction_of_its_own_statistic():
-    """For: p = .04 and .00009; against: .04 and .00009; silent: .05, and undefined."""
-    outcomes = [(2, 0.04), (2, 0.00009), (-2, 0.04), (-2, 0.00009), (2, 0.05), (None, None)]
-    found = [
-        {"tests": [{"name": "permutation", "unit": "patient", "statistic": s, "pvalue": p}]}
-        for s, p in outcomes
-    ]
-    counts = tally(found, "permutation")
-    assert (counts["seeds"], counts["defined"]) == (6, 5)
-    assert (counts["for_05"], counts["for_0001"], counts["against_05"], counts["against_0001"]) == (
-        2,
-        1,
-        2,
-        1,
-    )
-
-
 # ---- the table -----------------------------------------------------------------------------------
 
 
@@ -258,23 +233,58 @@ def test_every_cell_of_every_classifier_is_there():
     assert len(json.loads(made.json)["claims"]) == 12
 
 
-def test_differences_and_tests_are_counted():
-    """Differences of .001 in one seed and -.099 in the other; the second one's p is that of a worse
-    classifier.
-    """
-    low = run(1, -0.1)
-    for claim in low["table2b"]["claims"]:
-        claim["tests"][0]["statistic"] = -3
-    made = replication.replication([run(0), low])
+def test_differences_over_the_seeds_by_hand():
+    """Seeds of .001, .002 and .006: mean .003, SE .0015275, t 1.964 of 2 degrees of freedom."""
+    runs = [run(seed, shift) for seed, shift in enumerate((0.0, 0.001, 0.005))]
+    made = replication.replication(runs)
     claim = json.loads(made.json)["claims"][-1]
     assert (claim["better"], claim["cell"]) == ("luminal-transfer", "auc subtype")
-    assert (claim["median"], claim["lowest"], claim["highest"]) == (-0.049, -0.099, 0.001)
-    assert (claim["seeds_improved"], claim["folds"], claim["folds_improved"]) == (1, 10, 5)
-    assert [(t["for_05"], t["for_0001"], t["against_05"]) for t in claim["tests"]] == [
-        (1, 0, 1),
-        (2, 0, 0),
-    ]
-    assert "| transfer against baseline, AUC, subtype | 1 of 2 (1) | 2 of 2 |" in made.markdown
+    assert (claim["mean"], claim["lowest"], claim["highest"]) == (0.003, 0.001, 0.006)
+    assert (claim["seeds_improved"], claim["folds"], claim["folds_improved"]) == (3, 15, 15)
+    expected = ttest_1samp([0.001, 0.002, 0.006], 0)
+    assert claim["pvalue"] == pytest.approx(expected.pvalue, rel=1e-5)
+    half = 4.302653 * np.std([0.001, 0.002, 0.006], ddof=1) / np.sqrt(3)
+    assert (claim["low"], claim["high"]) == pytest.approx((0.003 - half, 0.003 + half), rel=1e-4)
+    assert "| transfer against baseline, AUC, subtype | 3 | +0.0030 | " in made.markdown
+
+
+def test_verdicts_are_adjusted_over_all_claims():
+    """Twelve claims of the same p: each is multiplied by twelve."""
+    gains = (0.100, 0.101, 0.099, 0.1005)
+    made = replication.replication([run(seed, gain) for seed, gain in enumerate(gains)])
+    for claim in json.loads(made.json)["claims"]:
+        assert claim["adjusted"] == pytest.approx(12 * claim["pvalue"], rel=1e-5)
+    assert made.markdown.count("| better |") == 12
+    worse = [run(seed, -gain) for seed, gain in enumerate(gains)]
+    assert replication.replication(worse).markdown.count("| worse |") == 12
+    near = [run(seed, gain) for seed, gain in enumerate((0.1, 0.2, 0.13, 0.3))]
+    made = replication.replication(near)
+    assert json.loads(made.json)["claims"][0]["pvalue"] < 0.05
+    assert made.markdown.count("| not shown |") == 12
+
+
+def test_one_seed_has_a_difference_and_no_verdict():
+    made = replication.replication([run(0, 0.1)])
+    claim = json.loads(made.json)["claims"][0]
+    assert (claim["mean"], claim["pvalue"]) == (pytest.approx(0.101), None)
+    assert made.markdown.count("| undefined | undefined |") == 12
+
+
+def test_a_verdict_says_for_whom():
+    """Seeds share CMMD's patients; the demo draws another cohort for each."""
+    assert "holds for this cohort's patients" in replication.replication([run(0)]).markdown
+    demo = replication.replication([run(0, cohort="synthetic cohort, not CMMD")])
+    assert "holds for another such cohort" in demo.markdown
+
+
+@pytest.mark.slow
+def test_size_over_the_seeds():
+    """Whatever the folds of a seed have in common, 5 % of verdicts err where nothing differs."""
+    generator, wrong = np.random.default_rng(0), 0
+    for _ in range(4000):
+        folds = generator.normal(0, 0.03, (5, 5)) + generator.normal(0, 0.05, (5, 1))
+        wrong += replication.over_seeds(folds.mean(1))["pvalue"] < 0.05
+    assert abs(wrong / 4000 - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 4000)
 
 
 def test_the_table_says_its_seeds():
@@ -360,10 +370,9 @@ def test_it_reads_what_tables_write(tmp_path, monkeypatch):
                 (row,) = rows_of(made, level=level, task=task, cell=cell)
                 assert row["median"] == pytest.approx(estimate["mean"], abs=2e-6)
     claims = json.loads(made.json)["claims"][-len(parsed["claims"]) :]
-    assert [len(claim["tests"]) for claim in claims] == [
-        len(claim["tests"]) for claim in parsed["claims"]
-    ]
-    assert made.markdown.count("of 1") >= sum(len(claim["tests"]) for claim in claims)
+    for ours, theirs in zip(claims, parsed["claims"], strict=True):
+        assert ours["mean"] == pytest.approx(np.mean(theirs["differences"]), abs=2e-6)
+        assert ours["folds_improved"] == theirs["improved"]
 
 
 # ---- the figure ----------------------------------------------------------------------------------

@@ -332,7 +332,7 @@ def test_improved_folds_are_counted():
 
 
 def p_values(claim):
-    return {test.name: test.pvalue for test in claim.tests}
+    return {name: test.pvalue for name, test in claim.tests.items()}
 
 
 @pytest.mark.parametrize("group", CLASSES)
@@ -342,13 +342,12 @@ def test_a_classifier_is_not_better_than_itself(group, few):
     assert [claim.cell for claim in claims] == list(BY_NAME[group].cells)
     for claim in claims:
         assert claim.differences == (0,) * 5
-        assert (claim.low, claim.high) == (0, 0)
+        assert claim.patients == claim.trainings == (0, 0)
         assert claim.improved == 0
+        assert np.isnan(claim.seeds)
         p = p_values(claim)
-        assert p["permutation"] == p["sign flip (exact)"] == 1
-        assert p["Student"] == p["Welch"] == 1
-        assert np.isnan(p["paired t"])  # 0 / 0
-        assert p.get("DeLong, clustered", 1) == 1
+        assert p[cells.PERMUTATION] == p[cells.STUDENT] == 1
+        assert np.isnan(p[cells.PAIRED])  # 0 / 0
 
 
 @pytest.mark.filterwarnings("ignore:Precision loss")  # five F1s of 1
@@ -360,15 +359,14 @@ def test_a_perfect_classifier_is_better_than_a_guess(few):
     for claim in compare(("luminal-transfer", "luminal-baseline"), perfect, guess, 0):
         assert (claim.better, claim.other) == ("luminal-transfer", "luminal-baseline")
         assert claim.improved == 5
-        assert 0 < claim.low < np.mean(claim.differences) < claim.high
+        for low, high in (claim.patients, claim.trainings):
+            assert 0 < low < np.mean(claim.differences) < high
+        assert claim.seeds == 3
         p = p_values(claim)
-        assert p["permutation"] == 1 / 500  # no draw was as far from 0
-        assert p["sign flip (exact)"] == 1 / 16
-        assert max(p["Student"], p["Welch"], p["paired t"], p["corrected resampled t"]) < 0.01
-        if claim.cell == "auc subtype":
-            assert p["DeLong, clustered"] < 1e-6
+        assert p[cells.PERMUTATION] == 1 / 500  # no draw was as far from 0
+        assert max(p[cells.STUDENT], p[cells.PAIRED]) < 0.01
     worse = compare(("luminal-transfer", "luminal-baseline"), guess, perfect, 0)
-    assert all(claim.high < 0 and claim.improved == 0 for claim in worse)
+    assert all(claim.patients[1] < 0 and claim.improved == 0 for claim in worse)
 
 
 @pytest.mark.parametrize("group", CLASSES)
@@ -378,12 +376,75 @@ def test_tests_and_differences_are_by_patient(group, few):
     once = compare(("a", "b"), *pair, 0)
     twice = compare(("a", "b"), *map(repeated, pair), 0)
     for one, other in zip(once, twice, strict=True):
-        assert (one.low, one.high) == pytest.approx((other.low, other.high))
-        by_patient = [[t for t in claim.tests if t.unit == "patient"] for claim in (one, other)]
-        assert by_patient[0]
-        for a, b in zip(*by_patient, strict=True):
-            assert a[:3] == b[:3]
-            assert a[3:] == pytest.approx(b[3:])
+        assert one.patients == pytest.approx(other.patients)
+        assert one.trainings == pytest.approx(other.trainings)
+        assert one.seeds == other.seeds
+        assert one.tests[cells.PERMUTATION] == pytest.approx(other.tests[cells.PERMUTATION])
+
+
+@pytest.mark.parametrize("group", CLASSES)
+def test_other_trainings_are_patients_and_folds_together(group, few):
+    """The bootstrap's variance plus (1/5 + 1/4) times that of the folds' differences."""
+    a, b = random_table(group), random_table(group, skill=0.2)
+    weights = cells.resampled(a, 0)
+    for claim in compare(("a", "b"), a, b, 0):
+        draws = cell(a, claim.cell, weights).mean(0) - cell(b, claim.cell, weights).mean(0)
+        differences = cell(a, claim.cell) - cell(b, claim.cell)
+        patients, folds = np.var(draws, ddof=1), 0.45 * np.var(differences, ddof=1)
+        freedom = 4 * ((patients + folds) / folds) ** 2
+        half = scipy.stats.t.ppf(0.975, freedom) * np.sqrt(patients + folds)
+        middle = differences.mean()
+        assert claim.trainings == pytest.approx((middle - half, middle + half))
+        assert claim.seeds == inference.seeds_needed(middle, patients + folds)
+
+
+def two_methods(generator, correlation):
+    """What two methods that are equally good over trainings say of Table 1's subtype test set.
+
+    Of the variance of what training does, `correlation` is common to a method's five folds.
+    """
+    positive = np.repeat(np.arange(69) < 50, 2).astype(int)
+    difficulty, both = generator.normal(size=69), []
+    for _ in range(2):
+        effect = generator.normal(size=(5, 2)) * np.sqrt(1 - correlation)
+        effect = 0.3 * (effect + generator.normal(size=2) * np.sqrt(correlation))
+        patients = 0.6 * difficulty + 0.45 * generator.normal(size=69)
+        patients = patients + 0.45 * generator.normal(size=(5, 69))
+        signal = (0.6 + effect[:, :1]) * (positive - 0.5) + effect[:, 1:]
+        images = signal + np.repeat(patients, 2, axis=1) + 0.5 * generator.normal(size=(5, 138))
+        both.append(judged("subtype", positive, scipy.stats.norm.cdf(images)))
+    return both
+
+
+@pytest.mark.slow
+def test_the_interval_over_other_trainings_holds_where_it_says_and_gives_no_verdict(monkeypatch):
+    """Equal methods: 0 is outside in 5 % where folds correlate by 1/5, and far more often beyond.
+
+    With the ten networks held fixed it is outside far too often anyway.
+    """
+    monkeypatch.setattr(cells, "DRAWS", 200)
+    monkeypatch.setattr(cells, "permuted", lambda *_: None)  # not asked for here
+    outside = {}
+    for correlation in (0.2, 0.8):
+        generator, found = np.random.default_rng(5), []
+        for _ in range(300):
+            for claim in compare(("a", "b"), *two_methods(generator, correlation), 0)[2:]:
+                both = claim.trainings, claim.patients
+                found.append([not low <= 0 <= high for low, high in both])
+        outside[correlation] = np.mean(found, axis=0)
+    print("0 is outside: trainings too, patients alone", outside)
+    assert outside[0.2][0] <= 0.06
+    assert outside[0.8][0] > 0.1
+    assert min(outside[0.2][1], outside[0.8][1]) > 0.15
+
+
+def test_an_auc_is_permuted_by_ranks(few):
+    """Another scale of a network's scores changes nothing."""
+    a, b = random_table("pathology"), random_table("pathology", skill=0.2)
+    bent = {name: scores**3 for name, scores in b.scores.items()}
+    b_bent = b._replace(scores=bent)
+    found = [cells.permuted("auc pathology", a, other, 0) for other in (b, b_bent)]
+    assert found[0] == found[1]
 
 
 def test_fold_tests_against_scipy():
@@ -391,22 +452,10 @@ def test_fold_tests_against_scipy():
         np.array([0.61, 0.64, 0.66, 0.70, 0.69]),
         np.array([0.60, 0.50, 0.63, 0.66, 0.55]),
     )
-    found = {
-        test.name: (test.unit, test.n, test.statistic, test.pvalue)
-        for test in cells.fold_tests(ours, others)
+    assert cells.fold_tests(ours, others) == {
+        "Student, 5 + 5 fold models": pytest.approx(tuple(scipy.stats.ttest_ind(ours, others))),
+        "paired t, 5 folds": pytest.approx(tuple(scipy.stats.ttest_1samp(ours - others, 0))),
     }
-    expected = {
-        "Student": scipy.stats.ttest_ind(ours, others),
-        "Welch": scipy.stats.ttest_ind(ours, others, equal_var=False),
-        "paired t": scipy.stats.ttest_1samp(ours - others, 0),
-        "corrected resampled t": inference.corrected_resampled_t(
-            ours - others, 1, 4
-        ),  # four folds train, one does not
-        "sign flip (exact)": inference.sign_flip(ours - others),
-    }
-    assert found.keys() == expected.keys()
-    for name, (statistic, pvalue) in expected.items():
-        assert found[name] == ("fold", 5, pytest.approx(statistic), pytest.approx(pvalue)), name
 
 
 def test_draws_are_those_of_the_seed(few):
@@ -420,22 +469,6 @@ def test_draws_are_those_of_the_seed(few):
 
 def test_a_p_below_the_papers_is_within_reach():
     assert 1 / (1 + cells.PERMUTATIONS) < ALPHA
-
-
-def test_units_and_counts_of_the_tests(few):
-    table = random_table("pathology")
-    claim = compare(("mlmc", "benign-malignant"), table, random_table("pathology", skill=0.2), 0)[3]
-    counted = {test.name: (test.unit, test.n) for test in claim.tests}
-    assert counted["paired t"] == ("fold", 5)
-    assert counted["permutation"] == counted["DeLong, clustered"] == ("patient", 30)
-
-
-@pytest.mark.parametrize("group", CLASSES)
-def test_delong_is_for_the_auc_of_exclusive_classes_alone(group, few):
-    """That of findings is the mean of two AUCs, of which DeLong's test would see one."""
-    claims = compare(("a", "b"), random_table(group), random_table(group, skill=0.2), 0)
-    tested = [claim.cell for claim in claims if any("DeLong" in test.name for test in claim.tests)]
-    assert tested == ([] if group == "findings" else [f"auc {group}"])
 
 
 def test_a_guess_is_seldom_better_than_another_guess(few):
@@ -466,7 +499,7 @@ def test_a_test_set_without_a_class_has_no_auc_and_no_tests_of_it(few):
         claim.cell: claim for claim in compare(("luminal-transfer", "luminal-baseline"), a, b, 0)
     }
     auc = by_cell["auc subtype"]
-    assert np.isnan(auc.differences).all()
+    assert np.isnan([*auc.differences, *auc.patients, *auc.trainings, auc.seeds]).all()
     assert auc.improved == 0
-    assert all(np.isnan(test.pvalue) for test in auc.tests)
+    assert np.isnan(list(p_values(auc).values())).all()
     assert by_cell["luminal"].differences == (0.0,) * 5

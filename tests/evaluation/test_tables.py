@@ -12,6 +12,7 @@ from conftest import IN_JSON, LEVEL, PRINTED, grids, holds_the_paper
 
 from lumin.evaluation import cells, markdown, tables
 from lumin.evaluation.cells import Comparison, Estimate
+from lumin.evaluation.inference import Result
 from lumin.evaluation.markdown import Provenance, between, bold, number, p_value, significant
 from lumin.evaluation.tables import extent, printed, spread
 from lumin.paper import published
@@ -363,49 +364,55 @@ def test_a_sixth_task_has_its_table_by_one_row_and_its_structure(predicted, monk
     assert found[LEVEL]["subtype"][baseline] == old[LEVEL]["subtype"][baseline]
 
 
-# ---- verdicts ------------------------------------------------------------------------------------
+# ---- is it better? -------------------------------------------------------------------------------
 
 
-def claim(difference, p, cell="luminal"):
-    tests = [
-        cells.Test("paired t", "fold", 5, NAN, NAN),
-        cells.Test("permutation", "patient", 9, difference, p),
-    ]
+def claim(gain, cell="luminal"):
     return Comparison(
         cell,
         "luminal-transfer",
         "luminal-baseline",
-        (difference,) * 5,
-        -0.1,
-        0.2,
-        tests,
-        5 * (difference > 0),
+        differences=(gain,) * 5,
+        improved=5 * (gain > 0),
+        patients=(-0.1, 0.2),
+        trainings=(-0.3, 0.4),
+        seeds=12.0,
+        tests={"paired t": Result(2.0, 0.03), "permutation": Result(gain, 0.00001)},
     )
 
 
-def test_verdicts_are_adjusted_over_the_table():
-    """Holm over .01, .02, .03: .03, .04, .04; alone the last one would be .03 as well."""
-    claims = [
-        claim(0.2, 0.01, "luminal"),
-        claim(-0.1, 0.02, "non_luminal"),
-        claim(0.1, 0.03, "macro subtype"),
+def test_a_difference_has_its_intervals_and_no_verdict():
+    sections = tables.significance([claim(0.2), claim(-0.1, "auc subtype")])
+    differences, tests = grids("\n\n".join(sections))
+    rows = list(differences.items())
+    assert rows[0][1] == [
+        "difference",
+        "folds improved",
+        "95 % CI: other patients",
+        "95 % CI: other trainings too",
+        "seeds",
     ]
-    verdicts, tests = grids("\n\n".join(tables.significance(claims)))
-    rows = list(verdicts.values())[2:]
-    assert rows[0] == ["+0.2000", "-0.1000 to 0.2000", "5 of 5", "0.0300", "better"]
-    assert rows[1][0] == "-0.1000"
-    assert rows[1][2:] == ["0 of 5", "0.0400", "worse"]
-    assert rows[2][3:] == ["0.0400", "better"]
-    assert len(tests) == 2 + 3
+    name = "transfer against baseline, Luminal F1"
+    assert differences[name] == [
+        "+0.2000",
+        "5 of 5",
+        "-0.1000 to 0.2000",
+        "-0.3000 to 0.4000",
+        "12",
+    ]
+    assert differences["transfer against baseline, AUC"][:2] == ["-0.1000", "0 of 5"]
+    assert tests[name] == ["0.0300", "1.0e-05"]
+    assert not re.search(r"\b(better|worse|significant)\b", "\n".join(sections))
 
 
-def test_what_is_not_shown_and_what_is_undefined():
-    first, *_ = grids(
-        "\n\n".join(tables.significance([claim(0.2, 0.03), claim(0.2, 0.03, "non_luminal")]))
-    )
-    assert [row[-1] for row in list(first.values())[2:]] == [
-        "not shown",
-        "not shown",
-    ]  # .06 after Holm
-    first, *_ = grids("\n\n".join(tables.significance([claim(0.2, NAN)])))
-    assert list(first.values())[2][-2:] == ["undefined", "undefined"]
+def test_what_one_run_cannot_say_is_said():
+    text = "\n".join(tables.significance([claim(0.2)]))
+    for words in ("No verdict on a method", "other patients", "trained anew", "`replicate`"):
+        assert words in text
+
+
+def test_what_is_undefined_is_called_so():
+    undefined = claim(NAN)._replace(patients=(NAN, NAN), trainings=(NAN, NAN), seeds=NAN)
+    first, *_ = grids("\n\n".join(tables.significance([undefined])))
+    row = list(first.values())[2]
+    assert [row[0], *row[2:]] == ["undefined"] * 4
