@@ -433,8 +433,7 @@ def verify_(
             findings += recompute.predictions(study.out, stages.all_trainings(study))
         if retrain:
             with tempfile.TemporaryDirectory() as folder:
-                training = stages.one_training(study, retrain)
-                findings += recompute.retrained(training, Path(folder))
+                findings += recompute.retrained(stages.one_training(study, retrain), Path(folder))
     if against:
         findings += compare.against(study.out, against)
     for stage, file, what, ok in findings:
