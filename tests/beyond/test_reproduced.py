@@ -106,7 +106,7 @@ def test_the_table_says_what_chance_does():
     assert len(grid) == 2 + 16
     assert [row[-1] for row in grid.values()].count("below") == 4
     paper = PRINTED["table2b"]["AUC"][1].split()[0]
-    assert grid["transfer, AUC"][:2] == [paper, paper]
+    assert grid["transfer, AUC, subtype"][:2] == [paper, paper]
     rows = json.loads(made.json)["rows"]
     assert [row["verdict"] for row in rows].count("below") == 4
 
@@ -115,7 +115,7 @@ def test_what_is_undefined_gets_no_verdict():
     undefined = dict.fromkeys(("mean", "sd", "low", "high"))
     made = reproduced.document(tables(**{"auc subtype": undefined}))
     (grid,) = grids(made.markdown)
-    assert grid["transfer, AUC"] == ["0.6688", "undefined", "undefined", "undefined"]
+    assert grid["transfer, AUC, subtype"] == ["0.6688", "undefined", "undefined", "undefined"]
     assert "Outside here: 0." in made.markdown
     assert "NaN" not in made.json
 

@@ -400,7 +400,7 @@ def test_a_difference_has_its_intervals_and_no_verdict():
         "-0.3000 to 0.4000",
         "12",
     ]
-    assert differences["transfer against baseline, AUC"][:2] == ["-0.1000", "0 of 5"]
+    assert differences["transfer against baseline, AUC, subtype"][:2] == ["-0.1000", "0 of 5"]
     assert tests[name] == ["0.0300", "1.0e-05"]
     assert not re.search(r"\b(better|worse|significant)\b", "\n".join(sections))
 
