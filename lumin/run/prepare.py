@@ -98,10 +98,11 @@ def images(study: Study, listing: Listing) -> Files:
     }
     # Only now, since a bad file must cost nothing that was there
     manifest.claim(study.out, settings, study.overwrite, keep=files)
-    sources = {"sources.csv": sources_csv(found.mammograms, study.data, listing)}
+    sources: Files = {
+        "sources.csv": sources_csv(found.mammograms, study.data, listing),
+        crops.SHEET: crops.sheet(found.mammograms, rows, doubtful),
+    }
     remake(study.out, Stage("sources", (), {}, lambda: sources, part="unverified"))
-    sheet = {crops.SHEET: crops.sheet(found.mammograms, rows, doubtful)}
-    remake(study.out, Stage("crops", (), {}, lambda: sheet, ("pillow",), part="unverified"))
     note(study, {"prepare": cost(time.perf_counter() - started, len(rows))})
     report(study, found, groups, doubtful)
     return files

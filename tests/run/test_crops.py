@@ -148,7 +148,7 @@ def test_prepare_lists_and_shows_them_and_drops_none(tmp_path, monkeypatch):
     assert len(np.load(study.out / "images.npy", mmap_mode="r")) == 48
     found = manifest.read(study.out)
     assert "crops.csv" in found["stages"]["prepare"]["files"]
-    assert crops.SHEET in found["unverified"]["crops"]["files"]
+    assert crops.SHEET in found["unverified"]["sources"]["files"]
     aspect = (47 * 1.6 + 48 / 40) / 48
     assert f'"mean aspect of the crops": {aspect:.6g}' in (study.out / "flow.json").read_text()
     assert f"mean aspect of the crops {aspect:.6g} (the paper's 2.59)" in text
