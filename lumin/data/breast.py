@@ -6,6 +6,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+STRIP = 128  # rows worked on at a time, so that the temporary arrays stay in the cache
+
 Box = tuple[int, int, int, int]  # top, left, height, width of a crop, in DICOM pixels
 
 
@@ -55,6 +57,11 @@ def run_edges(image: np.ndarray) -> np.ndarray:
     run per row of a breast, so what follows costs next to nothing.
     """
     rows, columns = image.shape
-    flat = np.zeros(rows * (columns + 1) + 1, bool)  # and one pixel of background before all
-    np.greater(image, 0, out=flat[1:].reshape(rows, -1)[:, :-1])
-    return np.flatnonzero(flat[1:] != flat[:-1])
+    stride = columns + 1
+    strip = np.zeros(min(STRIP, rows) * stride + 1, bool)  # and one pixel of background before all
+    edges = []
+    for top in range(0, rows, STRIP):
+        size = min(STRIP, rows - top) * stride
+        np.greater(image[top : top + STRIP], 0, out=strip[1 : size + 1].reshape(-1, stride)[:, :-1])
+        edges.append(np.flatnonzero(strip[1 : size + 1] != strip[:size]) + top * stride)
+    return np.concatenate(edges)

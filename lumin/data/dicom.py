@@ -16,9 +16,9 @@ from pydicom.misc import is_dicom
 from pydicom.pixels import apply_modality_lut, pixel_array
 from scipy.special import expit
 
+from lumin.data.breast import STRIP
 from lumin.errors import DATA, UserError
 
-STRIP = 128  # rows converted at a time, so that the temporary arrays stay in the cache
 MAX_PIXELS = 2**26  # the largest mammography detectors have 2^25
 ADVICE = "Download this file again, or take it out of the data folder."
 CONVERT = "Convert the file: dcmdjpeg (DCMTK) or gdcmconv --raw (GDCM)."
