@@ -29,8 +29,7 @@ def find_breast(image: np.ndarray) -> Crop | None:
     that touches the skin is part of the breast.
     """
     stride = image.shape[1] + 1
-    edges = run_edges(image)
-    start, stop = edges[0::2], edges[1::2]
+    start, stop = run_edges(image).reshape(-1, 2).T
     if not start.size:
         return None
     # Run i touches the runs first[i] to last[i] - 1 of the next row, corners included
@@ -56,12 +55,8 @@ def run_edges(image: np.ndarray) -> np.ndarray:
     The extra column is background, so that no run continues into the next row. There is about one
     run per row of a breast, so what follows costs next to nothing.
     """
-    rows, columns = image.shape
-    stride = columns + 1
-    strip = np.zeros(min(STRIP, rows) * stride + 1, bool)  # and one pixel of background before all
-    edges = []
-    for top in range(0, rows, STRIP):
-        size = min(STRIP, rows - top) * stride
-        np.greater(image[top : top + STRIP], 0, out=strip[1 : size + 1].reshape(-1, stride)[:, :-1])
-        edges.append(np.flatnonzero(strip[1 : size + 1] != strip[:size]) + top * stride)
+    stride, edges = image.shape[1] + 1, []
+    for top in range(0, len(image), STRIP):
+        strip = np.pad(image[top : top + STRIP] > 0, ((0, 0), (0, 1))).ravel()
+        edges.append(np.flatnonzero(np.diff(strip, prepend=False)) + top * stride)
     return np.concatenate(edges)

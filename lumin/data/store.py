@@ -23,8 +23,6 @@ from lumin.data.mammogram import Mammogram, Mammograms, Progress, Row, silent
 from lumin.errors import DATA, UserError
 from lumin.paper.recipe import PAPER, Recipe
 
-Stored = tuple[Row, Crop]  # a row of images.csv, and where the crop came from
-
 BATCH = 8  # images a process takes at a time
 
 
@@ -105,16 +103,17 @@ def file_name(image: str, quality: int | None) -> str:
 
 def build_store(
     mammograms: Mammograms, out: Path, recipe: Recipe, jobs: int = 1, progress: Progress = silent
-) -> list[Stored]:
+) -> list[tuple[Row, Crop]]:
     """N records -> images/<image>.jpg (or .png), images.npy (N, height, width) uint8, images.csv.
 
-    In the order of `mammograms`, in `jobs` processes that each hold only a few images. Images that
-    cannot be used are reported together in one UserError, which leaves store and list as they were.
+    Returns each row of images.csv, and where its crop came from. In the order of `mammograms`, in
+    `jobs` processes that each hold only a few images. Images that cannot be used are reported
+    together in one UserError, which leaves store and list as they were.
     """
     for part in [*out.glob(".images.*.part"), *(out / "images").glob(".*.part")]:
         part.unlink()  # left by a run that was killed
     shape = len(mammograms), recipe.height, recipe.width
-    stored: list[Stored] = []
+    stored: list[tuple[Row, Crop]] = []
     problems: list[str] = []
     with exact.atomic(out / "images.npy") as store:
         offset = np.lib.format.open_memmap(store, "w+", np.uint8, shape).offset
@@ -126,15 +125,14 @@ def build_store(
             problems += failed
             progress(len(stored) + len(problems), len(mammograms))
         if problems:
-            count = f"{len(problems)} of {len(mammograms)} images"
-            raise UserError(f"{count} cannot be used:", DATA, problems)
+            raise UserError(f"{len(problems)} of {shape[0]} images cannot be used:", DATA, problems)
     exact.write(out / "images.csv", exact.csv_text(Row._fields, [row for row, _ in stored]))
     return stored
 
 
 def store_batch(
     batch: Sequence[tuple[int, Mammogram]], out: Path, store: Path, offset: int, recipe: Recipe
-) -> tuple[list[Stored], list[str]]:
+) -> tuple[list[tuple[Row, Crop]], list[str]]:
     """A few mammograms, numbered -> what build_store() returns, and what is wrong with the others.
 
     Writes their files and their pixels in the store.

@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw
 from lumin.data.breast import Crop
 from lumin.data.dicom import read_pixels, to_8bit
 from lumin.data.mammogram import Mammogram, Row
-from lumin.data.store import Stored
 from lumin.exact import csv_text
 
 # Shares of the image and of its pixels above 0, and height / width. By a public count 11 of CMMD's
@@ -39,7 +38,7 @@ def doubts(crop: Crop) -> list[str]:
     return reasons
 
 
-def doubts_of(stored: Sequence[Stored]) -> Doubts:
+def doubts_of(stored: Sequence[tuple[Row, Crop]]) -> Doubts:
     """What build_store() returns -> the doubts about each doubtful crop."""
     reasons = {row.image: doubts(crop) for row, crop in stored}
     return {image: lines for image, lines in reasons.items() if lines}
