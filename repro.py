@@ -40,6 +40,7 @@ app = typer.Typer(
 
 
 RUN, MACHINE = "The run", "Hardware (recorded; the same hardware and versions give the same bytes)"
+VERDICTS = {True: ("ok", "green"), False: ("differs", "red"), None: ("note", "yellow")}
 Backend = StrEnum("Backend", ["loky", "ray"])
 
 
@@ -327,19 +328,21 @@ def figures(study: "Study") -> None:
 @command
 def fig2(
     study: "Study",
-    patient: Annotated[
-        str | None, option("PatientID to show. [the one most like the paper's]")
-    ] = None,
+    patient: Annotated[str | None, option("PatientID. [the one most like the paper's]")] = None,
     output: Annotated[Output, option("What the map explains.")] = "malignant",
+    lesions: Annotated[
+        Path | None, option("Zip or folder of TOMPEI-CMMD's outlines. [the demo: its own]")
+    ] = None,
 ) -> None:
     """Draw Figure 2: Grad-CAM of MLMC in CC and MLO of one test breast, and twelve more images."""
-    from lumin.figures import gallery
+    from lumin.figures import gallery, outlines
     from lumin.run.learn import learn
     from lumin.run.stages import images_and_split
 
+    known = outlines.read(lesions) if lesions else None  # before hours of training
     images_and_split(study)
     learn([study], ["mlmc"])
-    show_markdown(gallery.draw_figure2(study, output, patient))
+    show_markdown(gallery.draw_figure2(study, output, patient, known))
     say(f"Drawn in {study.out / 'figures'}.")
 
 
@@ -437,9 +440,7 @@ def verify_(
     if against:
         findings += compare.against(study.out, against)
     for stage, file, what, ok in findings:
-        state, colour = {True: ("ok", "green"), False: ("differs", "red")}.get(
-            ok, ("note", "yellow")
-        )
+        state, colour = VERDICTS[ok]
         mark(state, colour, f"{stage}: {what}" if file in what else f"{stage}: {file} {what}")
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(DIFFERENCE)

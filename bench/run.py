@@ -46,7 +46,7 @@ from augment import TORCHVISION, breasts, ours, torchvision
 
 import lumin.training.train
 from lumin.cmmd import phantom
-from lumin.data.breast import breast_box
+from lumin.data.breast import find_breast
 from lumin.data.dicom import read_pixels, to_8bit
 from lumin.data.mammogram import Mammogram
 from lumin.data.store import Prepared, build_store, decode, encode, preprocess, resize
@@ -296,7 +296,7 @@ def to_jpeg(path: Path, height: int, width: int) -> bytes:
     """
     stored, header = read_pixels(path)
     image = to_8bit(stored, header)
-    top, left, rows, columns = breast_box(image)
+    top, left, rows, columns = find_breast(image).box
     return encode(resize(image[top : top + rows, left : left + columns], height, width))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lumin.data.cohort import read_cohort
 from lumin.data.mammogram import cohort_csv
 from lumin.data.split import identical, split, split_csv
-from lumin.data.store import build_store
+from lumin.data.store import build_store, mean_aspect
 from lumin.evaluation.markdown import Document, Provenance
 from lumin.evaluation.tables import table1, table2
 from lumin.exact import sha256, write
@@ -36,8 +36,9 @@ def reproduce(
 
     # Section 2.1: mammograms, cropped to the breast; a test set and five folds without a leak
     mammograms, flow, _ = read_cohort(data)
-    crops = build_store(mammograms, out, recipe)
-    groups = identical(mammograms, crops)
+    rows = [row for row, _ in build_store(mammograms, out, recipe)]
+    flow["mean aspect of the crops"] = mean_aspect(rows)
+    groups = identical(mammograms, rows)
     roles, _ = split(mammograms, groups, seed, recipe.test_share)
     write(out / "cohort.csv", cohort_csv(mammograms, groups))
     write(out / "split.csv", split_csv(roles, groups))

@@ -99,6 +99,15 @@ def test_all_without_data_and_without_download(tmp_path):
     assert "--demo" in message
 
 
+def test_outlines_that_cannot_be_read_are_refused_before_anything_is_made(tmp_path):
+    lesions = tmp_path / "D1-0001_MLO_R_AnnotationFile.json"
+    lesions.write_text("[")
+    words = ("fig2", "--demo", "--out", tmp_path / "out", "--lesions")
+    assert "is no readable zip file" in refused(3, *words, lesions)
+    assert "1 files of" in refused(3, *words, tmp_path)
+    assert not hashes(tmp_path / "out")
+
+
 @pytest.mark.parametrize("where", ["empty", "file"])
 def test_an_empty_folder_or_a_file_for_data(tmp_path, where):
     (tmp_path / "empty").mkdir()
@@ -554,7 +563,6 @@ HEADERS = {
     "split.csv": "patient,group,role",
     "seeds.csv": "task,fold,seed",
     "sources.csv": "image,path,bytes,mtime",
-    "phantom/lesions.csv": "SOPInstanceUID,kind,row,column,radius_px",
 }
 OUTPUTS = {
     "mass-calc": "calcification,mass",

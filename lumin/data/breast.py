@@ -1,5 +1,7 @@
 """Where the breast is in a mammogram: exact, and in time of the number of runs, not of pixels."""
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -9,7 +11,16 @@ STRIP = 128  # rows worked on at a time, so that the temporary arrays stay in th
 Box = tuple[int, int, int, int]  # top, left, height, width of a crop, in DICOM pixels
 
 
-def breast_box(image: np.ndarray) -> Box | None:
+class Crop(NamedTuple):
+    """The breast in an image, and shares that show where it is not the breast."""
+
+    box: Box
+    image: float  # how much of the image the box takes
+    filled: float  # how many of the image's pixels are above 0
+    lost: float  # how many of those are not the breast's
+
+
+def find_breast(image: np.ndarray) -> Crop | None:
     """(H, W) uint8 -> the bounding box of the breast; None if the image is all black.
 
     The breast is the largest connected component (8-connectivity, in pixels) of the pixels above 0
@@ -18,8 +29,7 @@ def breast_box(image: np.ndarray) -> Box | None:
     that touches the skin is part of the breast.
     """
     stride = image.shape[1] + 1
-    edges = run_edges(image)
-    start, stop = edges[0::2], edges[1::2]
+    start, stop = run_edges(image).reshape(-1, 2).T
     if not start.size:
         return None
     # Run i touches the runs first[i] to last[i] - 1 of the next row, corners included
@@ -30,10 +40,13 @@ def breast_box(image: np.ndarray) -> Box | None:
     lower = np.arange(upper.size) + np.repeat(first - (np.cumsum(touching) - touching), touching)
     links = coo_array((np.ones(upper.size, bool), (upper, lower)), shape=(start.size, start.size))
     _, component = connected_components(links, directed=False)
-    breast = component == np.argmax(np.bincount(component, stop - start))
+    sizes = np.bincount(component, stop - start)
+    breast = component == np.argmax(sizes)
     row, left, right = start[breast] // stride, start[breast] % stride, stop[breast] % stride
     top, leftmost = int(row.min()), int(left.min())
-    return top, leftmost, int(row.max()) + 1 - top, int(right.max()) - leftmost
+    height, width = int(row.max()) + 1 - top, int(right.max()) - leftmost
+    shares = height * width / image.size, sizes.sum() / image.size, 1 - sizes.max() / sizes.sum()
+    return Crop((top, leftmost, height, width), *map(float, shares))
 
 
 def run_edges(image: np.ndarray) -> np.ndarray:
@@ -42,12 +55,8 @@ def run_edges(image: np.ndarray) -> np.ndarray:
     The extra column is background, so that no run continues into the next row. There is about one
     run per row of a breast, so what follows costs next to nothing.
     """
-    rows, columns = image.shape
-    stride = columns + 1
-    strip = np.zeros(min(STRIP, rows) * stride + 1, bool)  # and one pixel of background before all
-    edges = []
-    for top in range(0, rows, STRIP):
-        size = min(STRIP, rows - top) * stride
-        np.greater(image[top : top + STRIP], 0, out=strip[1 : size + 1].reshape(-1, stride)[:, :-1])
-        edges.append(np.flatnonzero(strip[1 : size + 1] != strip[:size]) + top * stride)
+    stride, edges = image.shape[1] + 1, []
+    for top in range(0, len(image), STRIP):
+        strip = np.pad(image[top : top + STRIP] > 0, ((0, 0), (0, 1))).ravel()
+        edges.append(np.flatnonzero(np.diff(strip, prepend=False)) + top * stride)
     return np.concatenate(edges)

@@ -19,7 +19,7 @@ class Cohort(NamedTuple):
     """Records ordered by patient, side and view, and how many images came in and were used."""
 
     mammograms: list[Mammogram]
-    flow: dict[str, int]
+    flow: dict[str, float]
     notes: list[str]  # what was corrected
 
     @property
@@ -65,7 +65,7 @@ def read_cohort(
         headers, breasts, notes = correct(headers, breasts)
     mammograms = join(headers, breasts, data)
     sides = {(header.patient, header.laterality) for header in headers}
-    flow = {
+    flow: dict[str, float] = {
         "files": len(contents),
         "not DICOM": contents.count(None),
         "images": len(headers),

@@ -17,14 +17,13 @@ from joblib import Parallel, delayed
 from PIL import Image, ImageOps
 
 from lumin import exact
-from lumin.data.breast import Box, breast_box
+from lumin.data.breast import Crop, find_breast
 from lumin.data.dicom import naming, read_pixels, to_8bit, unusable
 from lumin.data.mammogram import Mammogram, Mammograms, Progress, Row, silent
 from lumin.errors import DATA, UserError
 from lumin.paper.recipe import PAPER, Recipe
 
 BATCH = 8  # images a process takes at a time
-LISTED = 20  # problems shown at once
 
 
 class Prepared(NamedTuple):
@@ -34,7 +33,7 @@ class Prepared(NamedTuple):
     pixels: np.ndarray  # (height, width) uint8, decoded from it
     stored_sha256: str
     sha256: str  # of `pixels`
-    box: Box
+    crop: Crop
 
 
 # ---- one image -----------------------------------------------------------------------------------
@@ -46,16 +45,16 @@ def preprocess(path: Path, recipe: Recipe) -> Prepared:
     with naming(path):
         image = to_8bit(stored, header)
         # Of the linear image: SIGMOID lifts the background above 0, and all would be breast
-        box = breast_box(image)
-        if box is None:
+        at = find_breast(image)
+        if at is None:
             raise unusable("the image is black all over")
         if recipe.window != "LINEAR":
             image = to_8bit(stored, header, recipe.window)
-    top, left, rows, columns = box
+    top, left, rows, columns = at.box
     crop = image[top : top + rows, left : left + columns]
     file = encode(resize(crop, recipe.height, recipe.width, recipe.keep_aspect), recipe.quality)
     pixels = decode(file)
-    return Prepared(file, pixels, hash_values(stored), hashlib.sha256(pixels.data).hexdigest(), box)
+    return Prepared(file, pixels, hash_values(stored), hashlib.sha256(pixels.data).hexdigest(), at)
 
 
 def resize(crop: np.ndarray, height: int, width: int, keep_aspect: bool = False) -> np.ndarray:
@@ -104,42 +103,41 @@ def file_name(image: str, quality: int | None) -> str:
 
 def build_store(
     mammograms: Mammograms, out: Path, recipe: Recipe, jobs: int = 1, progress: Progress = silent
-) -> list[Row]:
+) -> list[tuple[Row, Crop]]:
     """N records -> images/<image>.jpg (or .png), images.npy (N, height, width) uint8, images.csv.
 
-    In the order of `mammograms`, in `jobs` processes that each hold only a few images. Images that
-    cannot be used are reported together in one UserError, which leaves store and list as they were.
+    Returns each row of images.csv, and where its crop came from. In the order of `mammograms`, in
+    `jobs` processes that each hold only a few images. Images that cannot be used are reported
+    together in one UserError, which leaves store and list as they were.
     """
     for part in [*out.glob(".images.*.part"), *(out / "images").glob(".*.part")]:
         part.unlink()  # left by a run that was killed
     shape = len(mammograms), recipe.height, recipe.width
-    rows: list[Row] = []
+    stored: list[tuple[Row, Crop]] = []
     problems: list[str] = []
     with exact.atomic(out / "images.npy") as store:
         offset = np.lib.format.open_memmap(store, "w+", np.uint8, shape).offset
         items = list(enumerate(mammograms))
         batches = [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
         calls = (delayed(store_batch)(batch, out, store, offset, recipe) for batch in batches)
-        for stored, failed in Parallel(jobs, batch_size=1, return_as="generator")(calls):
-            rows += stored
+        for good, failed in Parallel(jobs, batch_size=1, return_as="generator")(calls):
+            stored += good
             problems += failed
-            progress(len(rows) + len(problems), len(mammograms))
+            progress(len(stored) + len(problems), len(mammograms))
         if problems:
-            message = f"{len(problems)} of {len(mammograms)} images cannot be used:"
-            more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
-            raise UserError(message, DATA, [*problems[:LISTED], *more])
-    exact.write(out / "images.csv", images_csv(rows))
-    return rows
+            raise UserError(f"{len(problems)} of {shape[0]} images cannot be used:", DATA, problems)
+    exact.write(out / "images.csv", exact.csv_text(Row._fields, [row for row, _ in stored]))
+    return stored
 
 
 def store_batch(
     batch: Sequence[tuple[int, Mammogram]], out: Path, store: Path, offset: int, recipe: Recipe
-) -> tuple[list[Row], list[str]]:
-    """A few mammograms, numbered -> rows of images.csv, and what is wrong with the others.
+) -> tuple[list[tuple[Row, Crop]], list[str]]:
+    """A few mammograms, numbered -> what build_store() returns, and what is wrong with the others.
 
     Writes their files and their pixels in the store.
     """
-    rows, problems, writes = [], [], []
+    stored, problems, writes = [], [], []
     with ThreadPoolExecutor(2) as disk:  # writes while the next image is computed
         for number, mammogram in batch:
             try:
@@ -148,13 +146,14 @@ def store_batch(
                 problems.append(str(error))
                 continue
             hashes = prepared.stored_sha256, prepared.sha256
-            rows.append(Row(mammogram.image, number, *hashes, *prepared.box))
+            row = Row(mammogram.image, number, *hashes, *prepared.crop.box)
+            stored.append((row, prepared.crop))
             place = offset + number * prepared.pixels.nbytes
             file = out / file_name(mammogram.image, recipe.quality)
             writes.append(disk.submit(save, prepared, file, store, place))
     for write in writes:
         write.result()  # raises what the writing raised
-    return rows, problems
+    return stored, problems
 
 
 def save(prepared: Prepared, path: Path, store: Path, place: int) -> None:
@@ -167,11 +166,6 @@ def save(prepared: Prepared, path: Path, store: Path, place: int) -> None:
 
 
 # ---- images.csv ----------------------------------------------------------------------------------
-
-
-def images_csv(rows: Sequence[Row]) -> str:
-    """Rows -> images.csv."""
-    return exact.csv_text(Row._fields, rows)
 
 
 def read_images_csv(path: Path) -> list[Row]:

@@ -67,7 +67,7 @@ def people(part: Mammograms) -> dict[str, str]:
 
 
 def table1(
-    mammograms: Mammograms, roles: Roles, flow: Mapping[str, int], about: Provenance
+    mammograms: Mammograms, roles: Roles, flow: Mapping[str, float], about: Provenance
 ) -> Document:
     """Records, roles and the inclusion flow -> Table 1, folds, and who is in which partition."""
     counts = count(mammograms, roles)
@@ -80,7 +80,7 @@ def table1(
         "## Who is in which partition",
         grid(["", *PARTITIONS], [(name, facts[0][name], facts[1][name]) for name in facts[0]]),
         "## Flow of images",
-        grid(["", "number"], [(name, str(images)) for name, images in flow.items()]),
+        grid(["", "number"], [(name, f"{value:g}") for name, value in flow.items()]),
     ]
     return markdown.document(TABLES["table1"].title, about, sections, data)
 

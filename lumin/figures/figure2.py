@@ -3,6 +3,7 @@
 Beside it a sheet of twelve more test images.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product, zip_longest
@@ -12,15 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 from numpy.typing import NDArray
 
 from lumin.data.mammogram import Mammogram
 from lumin.errors import UserError
-from lumin.evaluation.markdown import grid
-from lumin.figures.pointing_game import Shares
+from lumin.evaluation.markdown import grid, significant
+from lumin.figures.pointing_game import MEASURES, Share, Shares
 from lumin.figures.predicted import OUTPUTS, PredictedImage
-from lumin.figures.style import BLUE, Files, drawing, files
+from lumin.figures.style import BLUE, GREEN, Files, drawing, files
 from lumin.paper.published import suffix
 
 AGE = 58  # of the patient in the paper's Fig. 2
@@ -127,10 +128,12 @@ def fig2(
     patient: str | None,
     cohort: str,
     pointing: Mapping[str, Shares],
+    notes: Sequence[str] = (),
 ) -> Files:
     """Figure 2: CC and MLO of one breast, where MLMC saw an output, and the hottest region larger.
 
-    `pointing` is pointing_game.play()'s result, empty if nobody knows where the lesions are.
+    `pointing` is pointing_game.play()'s result, empty if nobody knows where the lesions are;
+    `notes` say what a reader must know of their outlines.
     """
     breast, why = choose(images, patient)
     title = f"Figure 2. Grad-CAM of MLMC, {output}{suffix(cohort)}"
@@ -145,8 +148,12 @@ def fig2(
             f"{why} Each view plain and with the mean map of the fold models; below, the outlined"
             " region of the hottest place, magnified."
         )
-        contents = files("fig2", figure, title, text, who=why, output=output, pointing=pointing)
-    return contents | {"figures/fig2.md": f"# {title}\n\n{why}\n\n{in_words(pointing)}\n"}
+        if any(image.outlines for image in breast.images):
+            text += " Green: the outlines of the lesions."
+        numbers = significant(pointing)
+        contents = files("fig2", figure, title, text, who=why, output=output, pointing=numbers)
+    paragraphs = [f"# {title}", why, in_words(pointing), *notes]
+    return contents | {"figures/fig2.md": "\n\n".join(paragraphs) + "\n"}
 
 
 def draw_view(axes: NDArray, image: PredictedImage, heat: NDArray) -> None:
@@ -182,23 +189,33 @@ def hot_region(image: PredictedImage, heat: NDArray) -> tuple[float, float, floa
 
 
 def in_words(pointing: Mapping[str, Shares]) -> str:
-    """How often the hottest point lies in a lesion -> Markdown."""
+    """How often the hottest point lies in an outline -> Markdown."""
     if not pointing:
         return (
-            "Nobody marked the lesions, so it is not known whether the hottest point lies in one."
+            "No test image has an outline of its lesions, so it is not known whether the hottest"
+            " point lies in one. `python repro.py fig2 --lesions PATH` takes TOMPEI-CMMD's."
         )
-    header = ["output", "test images", "hottest point in the lesion"]
-    header += ["chance, by area", "chance, by habit"]
+    header = ["output", "images", "patients", "without outline", "hottest point in an outline"]
+    header += ["chance, by area", "above it", "chance, by habit", "above it"]
     rows = []
     for output, shares in pointing.items():
-        percents = [f"{100 * shares[name]:.1f} %" for name in ("hit", "by area", "by habit")]
-        rows.append([output, str(shares["images"]), *percents])
+        counts = [str(shares[name]) for name in ("images", "patients", "without outline")]
+        rows.append([output, *counts, *(percent(shares[name]) for name in MEASURES)])
     return f"{grid(header, rows)}\n\n" + (
-        "Test images with the finding. By area: the lesion's share of the breast. By habit: the"
-        " hottest points of the other images of the same side and view, so what a network gains by"
-        " knowing where lesions usually are. A lesion smaller than the map's cell of 32 pixels can"
-        " be missed by a network that sees it."
+        "Test images with the finding and an outline of it: of a mass for mass, of calcifications"
+        " for calcification, of any lesion for malignant. Images with the finding and without an"
+        " outline are not judged. In brackets: 95 % intervals, patients resampled. By area: the"
+        " outline's share of the breast. By habit: the hottest points of the other images of the"
+        " same side and view, so what a network gains by knowing where lesions usually are. A"
+        " lesion smaller than the map's cell of 32 pixels can be missed by a network that sees it."
     )
+
+
+def percent(share: Share) -> str:
+    """A share and its interval."""
+    mean, low, high = (100 * value for value in share)
+    between = "undefined" if math.isnan(low) else f"{low:.1f} to {high:.1f}"
+    return f"{mean:.1f} % ({between})"
 
 
 # ---- the sheet -----------------------------------------------------------------------------------
@@ -264,6 +281,10 @@ def overlay(axes: Axes, image: PredictedImage, heat: NDArray | None) -> None:
             x = (np.arange(columns) + 0.5) * width / columns
             y = (np.arange(rows) + 0.5) * height / rows
             axes.contour(x, y, heat, [0.5], colors="white", linewidths=0.8)
+        for outline in image.outlines:
+            # An image's first pixel ends at 1 here, and its centre is 0 in an outline
+            ring = np.subtract(outline.ring, (image.crop.top - 0.5, image.crop.left - 0.5))
+            axes.add_patch(Polygon(ring[:, ::-1], fill=False, ec=GREEN, lw=1))
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 

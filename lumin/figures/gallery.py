@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lumin.cmmd import corrections, phantom
 from lumin.errors import UserError
 from lumin.exact import digest
-from lumin.figures import curves, dots, figure2, gradcam, losses, pointing_game, report
+from lumin.figures import curves, dots, figure2, gradcam, losses, outlines, pointing_game, report
+from lumin.figures.outlines import Outlines
 from lumin.figures.predicted import OUTPUTS, PredictedImage, read_predicted
 from lumin.run import manifest, stages
 from lumin.run.make import Files, Stage, make
@@ -33,10 +35,11 @@ def curves_stage(study: Study) -> Stage:
     return Stage("figures", (), settings, partial(make_curves, study), DRAWING, part=PART)
 
 
-def figure2_stage(study: Study, output: str, patient: str | None) -> Stage:
+def figure2_stage(study: Study, output: str, patient: str | None, lesions: Outlines) -> Stage:
     """Predictions, weights and images -> Figure 2 and its sheet, for one output of MLMC."""
     settings = depends_on(study, "stages") | {"output": output, "patient": patient}
-    make = partial(make_figure2, study, output, patient)
+    settings["lesions"] = digest(sorted(lesions.items()))
+    make = partial(make_figure2, study, output, patient, lesions)
     return Stage("fig2", (), settings, make, DRAWING, part=PART)
 
 
@@ -64,9 +67,17 @@ def draw_curves(study: Study) -> None:
     make(study.out, curves_stage(study))
 
 
-def draw_figure2(study: Study, output: str, patient: str | None) -> str:
-    """Figure 2 for one output of MLMC, and a sheet of more images -> its text, as Markdown."""
-    make(study.out, figure2_stage(study, output, patient))
+def draw_figure2(
+    study: Study, output: str, patient: str | None, lesions: Outlines | None = None
+) -> str:
+    """Figure 2 for one output of MLMC, and a sheet of more images -> its text, as Markdown.
+
+    Without `lesions`, those that the synthetic cohort has of itself.
+    """
+    own = study.data / phantom.LESIONS
+    if lesions is None:
+        lesions = outlines.read(own) if own.exists() else {}
+    make(study.out, figure2_stage(study, output, patient, lesions))
     return (study.out / "figures/fig2.md").read_text()
 
 
@@ -87,15 +98,15 @@ def make_curves(study: Study) -> Files:
     return files | curves.draw(study.out, mammograms, study.seed, cohort)
 
 
-def make_figure2(study: Study, output: str, patient: str | None) -> Files:
+def make_figure2(study: Study, output: str, patient: str | None, lesions: Outlines) -> Files:
     """MLMC's fold models -> Figure 2 and the sheet, for one of their outputs."""
     out, mlmc = study.out, BY_NAME["mlmc"]
     if study.recipe.keep_aspect:
         raise UserError(
             f"{out} has padded images; Figure 2 can show only stretched ones. Name another --out."
         )
-    mammograms = stages.read_mammograms(study)
-    images = read_predicted(out, mammograms)
+    cohort = kind_of_cohort(study)
+    images, notes = read_images(study, lesions, cohort)
     device = study.stack.settle()
     weights = sorted((out / "weights/mlmc").glob("fold*.safetensors"))
     models = [network.restore(mlmc, path, study.stack, device) for path in weights]
@@ -109,13 +120,27 @@ def make_figure2(study: Study, output: str, patient: str | None) -> Files:
         return gradcam.enlarge(maps(images)[OUTPUTS.index(output)], *size).numpy()
 
     pointing = {}
-    lesions = study.data / "lesions.csv"
-    if lesions.exists():  # only the synthetic cohort knows where its lesions are
+    if lesions:
         points = dict(zip(OUTPUTS, gradcam.hottest(maps(images), *size), strict=True))
-        pointing = pointing_game.play(images, points, pointing_game.read_lesions_csv(lesions))
-    cohort = kind_of_cohort(study)
-    files = figure2.fig2(images, explain, output, patient, cohort, pointing)
+        pointing = pointing_game.play(images, points)
+    files = figure2.fig2(images, explain, output, patient, cohort, pointing, notes)
     return files | figure2.sheet(images, explain, output, cohort)
+
+
+def read_images(
+    study: Study, lesions: Outlines, cohort: str
+) -> tuple[list[PredictedImage], list[str]]:
+    """The test images with their outlines, and what a reader must know of these."""
+    mammograms = stages.read_mammograms(study)
+    as_published = "not CMMD" not in cohort and not study.cleaned
+    rows = corrections.read() if as_published else []
+    of_image, notes = outlines.join(lesions, mammograms, rows)
+    if lesions and "synthetic" not in cohort:
+        notes.append(outlines.CAVEATS)
+    images = []
+    for image in read_predicted(study.out, mammograms):
+        images.append(image._replace(outlines=of_image.get(image.mammogram.image, ())))
+    return images, notes
 
 
 def make_page(study: Study) -> Files:

@@ -12,6 +12,7 @@ from lumin.data.store import Row, read_images_csv
 from lumin.errors import UserError
 from lumin.evaluation.metrics import decide
 from lumin.evaluation.predictions import read_folds
+from lumin.figures.outlines import Outline
 from lumin.paper.stated import FOLDS
 from lumin.training.tasks import BY_NAME
 
@@ -25,6 +26,7 @@ class PredictedImage(NamedTuple):
     crop: Row  # its row in the image store, and where it was cut out, in DICOM pixels
     pixels: NDArray  # (H, W) uint8
     probabilities: dict[str, float]  # output -> mean over the fold models
+    outlines: Sequence[Outline] = ()  # of its lesions, where they are known
 
     def has(self, output: str) -> bool:
         """Is the image labelled with this finding?"""

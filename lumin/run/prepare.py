@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import resource
 import shutil
 import time
@@ -19,17 +18,19 @@ from lumin.data.sheet import find_sheet
 from lumin.data.split import identical
 from lumin.data.store import build_store, file_name, mean_aspect
 from lumin.errors import UserError
+from lumin.evaluation.markdown import as_json
 from lumin.exact import digest, sha256
 from lumin.paper.recipe import PAPER
 from lumin.paper.stated import ASPECT, IMAGES
-from lumin.run import manifest
+from lumin.run import crops, manifest
+from lumin.run.crops import Doubts
 from lumin.run.machine import cores, peak_resident
 from lumin.run.make import Files, Stage, remake
 from lumin.run.notes import note
 from lumin.run.pool import explained
 from lumin.run.study import Study
 
-VERSION = 1  # raised by hand when the images change meaning
+VERSION = 2  # raised by hand when the images change meaning
 # Fields of Recipe that change the images; among the settings only where they are not the usual ones
 IMAGE_CHOICES = {name: getattr(PAPER, name) for name in ("window", "keep_aspect", "quality")}
 
@@ -84,27 +85,34 @@ def images(study: Study, listing: Listing) -> Files:
         manifest.check(study.out, settings)
     check_disk(study, len(found.mammograms))
     with explained(), screen.bar("Images") as progress:
-        rows = build_store(found.mammograms, study.out, study.recipe, cores(), progress)
+        stored = build_store(found.mammograms, study.out, study.recipe, cores(), progress)
+    rows, doubtful = [row for row, _ in stored], crops.doubts_of(stored)
+    found.flow["mean aspect of the crops"] = mean_aspect(rows)
     groups = identical(found.mammograms, rows)
     names = [file_name(m.image, study.recipe.quality) for m in found.mammograms]
     files = dict.fromkeys(["images.npy", "images.csv", *names])
     files |= {
         "cohort.csv": cohort_csv(found.mammograms, groups),
-        "flow.json": json.dumps(found.flow, indent=1) + "\n",
+        "flow.json": as_json(found.flow),
+        "crops.csv": crops.crops_csv(doubtful),
     }
     # Only now, since a bad file must cost nothing that was there
     manifest.claim(study.out, settings, study.overwrite, keep=files)
-    sources = {"sources.csv": sources_csv(found.mammograms, study.data, listing)}
+    sources: Files = {
+        "sources.csv": sources_csv(found.mammograms, study.data, listing),
+        crops.SHEET: crops.sheet(found.mammograms, rows, doubtful),
+    }
     remake(study.out, Stage("sources", (), {}, lambda: sources, part="unverified"))
     note(study, {"prepare": cost(time.perf_counter() - started, len(rows))})
-    report(study, found, groups, mean_aspect(rows))
+    report(study, found, groups, doubtful)
     return files
 
 
-def report(study: Study, found: Cohort, groups: dict[str, str], aspect: float) -> None:
-    """Say what came in, what was corrected, and which patients have images in common."""
-    lines = [", ".join(f"{name} {count}" for name, count in found.flow.items()) + ".", *found.notes]
-    lines.append(f"Mean aspect of the breast crops {aspect:.2f} (the paper's {ASPECT:.2f}).")
+def report(study: Study, found: Cohort, groups: dict[str, str], doubtful: Doubts) -> None:
+    """Say what came in, what was corrected, what is odd, and which patients share images."""
+    lines = [", ".join(f"{name} {value:g}" for name, value in found.flow.items())]
+    lines = [f"{lines[0]} (the paper's {ASPECT:.2f}).", *found.notes]
+    lines += crops.in_words(found.mammograms, doubtful)
     for group in sorted({group for patient, group in groups.items() if patient != group}):
         tied = " = ".join(patient for patient in sorted(groups) if groups[patient] == group)
         lines.append(f"Identical images tie patients together: {tied}.")

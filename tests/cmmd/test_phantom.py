@@ -46,8 +46,23 @@ def sheet(folder):
 
 
 def lesions(folder):
-    with open(folder / phantom.LESIONS, newline="") as file:
-        return list(csv.DictReader(file))
+    """Kind, centre and radius of each outline, and the image that it is of."""
+    images, rows = {}, []
+    for path in folder.glob("CMMD/**/*.dcm"):
+        ds = pydicom.dcmread(path, stop_before_pixels=True)
+        view = {code: view for view, (code, _) in phantom.VIEWS.items()}
+        name = f"{ds.PatientID}_{view[ds.ViewCodeSequence[0].CodeValue]}_{ds.ImageLaterality}"
+        images[f"{name}_AnnotationFile.json"] = ds.SOPInstanceUID
+    with zipfile.ZipFile(folder / phantom.LESIONS) as archive:
+        for name in archive.namelist():
+            for lesion in json.loads(archive.read(name)):
+                ring = np.array([(point["y"], point["x"]) for point in lesion["cgPoints"]])
+                radius = np.ptp(ring[:, 0]) / 2
+                kind = {"mass": "mass", "calc": "calcification"}[lesion["label"]]
+                row, column = ring.mean(0)
+                found = {"kind": kind, "row": row, "column": column, "radius_px": radius}
+                rows.append({"SOPInstanceUID": images[name], **found})
+    return rows
 
 
 def hashes(folder):
@@ -404,7 +419,7 @@ def test_lesions_lie_in_the_breast_and_show(written, datasets):
     assert np.mean(np.array(brighter) > 0) > 0.95
 
 
-def test_lesions_csv_has_what_the_sheet_says(written, datasets):
+def test_outlines_are_of_what_the_sheet_says(written, datasets):
     kinds = defaultdict(set)
     for row in lesions(written):
         kinds[row["SOPInstanceUID"]].add(row["kind"])

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -18,6 +19,8 @@ from lumin.data.store import Row
 from lumin.errors import UserError
 from lumin.evaluation import cells
 from lumin.figures import curves, dots, figure2, losses, style
+from lumin.figures.outlines import Outline
+from lumin.figures.pointing_game import MEASURES, Share
 from lumin.figures.predicted import OUTPUTS, PredictedImage, read_predicted
 from lumin.training.tasks import TASKS
 
@@ -261,16 +264,27 @@ def spot(images):
 @pytest.mark.slow
 def test_fig2_is_drawn(out, mammograms):
     images = read_predicted(out, mammograms)
-    pointing = {"mass": {"images": 5, "hit": 0.4, "by area": 0.05, "by habit": 0.1}}
-    files = figure2.fig2(images, spot, "mass", None, "CMMD", pointing)
+    counts = {"images": 5, "patients": 4, "without outline": 3}
+    shares = dict.fromkeys(MEASURES, Share(0.4, 0.25, 0.5))
+    shares["by habit"] = Share(0.1, math.nan, math.nan)  # of one patient
+    outline = Outline("mass", [(0, 0), (9, 0), (0, 9)])
+    images = [image._replace(outlines=[outline]) for image in images]
+    files = figure2.fig2(images, spot, "mass", None, "CMMD", {"mass": counts | shares}, ["Note."])
     files |= figure2.sheet(images, spot, "mass", "CMMD")
     assert set(files) == {
         f"figures/{n}.{k}" for n in ("fig2", "sheet") for k in ("png", "svg", "json")
     } | {"figures/fig2.md"}
     about = json.loads(files["figures/fig2.json"])
     assert about["who"] == figure2.choose(images)[1]
-    assert about["pointing"] == pointing
-    assert "| mass | 5 | 40.0 % | 5.0 % | 10.0 % |" in files["figures/fig2.md"]
+    assert about["pointing"]["mass"]["hit"] == {"mean": 0.4, "low": 0.25, "high": 0.5}
+    assert about["pointing"]["mass"]["by habit"] == {"mean": 0.1, "low": None, "high": None}
+    assert "Green: the outlines" in about["text"]
+    text = files["figures/fig2.md"]
+    assert "| mass | 5 | 4 | 3 | 40.0 % (25.0 to 50.0) | 40.0 %" in text
+    assert "| 10.0 % (undefined) | 40.0 % (25.0 to 50.0) |" in text
+    assert text.endswith("\n\nNote.\n")
+    # Whole and magnified over the map of each view, not over the plain picture
+    assert files["figures/fig2.svg"].decode().count(f"stroke: {style.GREEN.lower()}") == 4
 
 
 def test_the_mean_prediction_of_each_test_image(out, mammograms):
@@ -332,7 +346,7 @@ def test_without_a_trained_fold_there_is_no_fig2(tmp_path, mammograms):
 
 
 def test_figures_and_page_need_no_torch():
-    modules = "curves, dots, figure2, losses, pointing_game, report, style"
+    modules = "curves, dots, figure2, losses, outlines, pointing_game, report, style"
     code = f"import sys; from lumin.figures import {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 

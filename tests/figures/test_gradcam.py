@@ -1,17 +1,11 @@
-"""Grad-CAM against a hand-worked case, a plain backward pass and captum; lesions against
-hand-placed discs.
-"""
+"""Grad-CAM against a hand-worked case, a plain backward pass and captum."""
 
 import numpy as np
 import pytest
 import torch
 from torchvision.models import resnet18
 
-from lumin.data.mammogram import Mammogram
-from lumin.data.store import Row
-from lumin.figures import gradcam, pointing_game
-from lumin.figures.pointing_game import Case, Lesion
-from lumin.figures.predicted import PredictedImage
+from lumin.figures import gradcam
 from lumin.training.augment import normalise
 from lumin.training.network import Classifier
 
@@ -177,76 +171,3 @@ def test_hottest():
         [[149, 32]],
         [[0, 0]],
     ]  # clipped; the first of equals
-
-
-# ---- lesions -------------------------------------------------------------------------------------
-
-
-WHOLE = np.ones((8, 4), np.uint8)  # a breast that fills its crop of the same size
-
-
-def predicted(
-    image="a",
-    pixels=WHOLE,
-    crop=(0, 0, 8, 4),
-    view="CC",
-    calcification=0,
-    mass=1,
-    malignant=0,
-):
-    """An image of a left breast; nobody asks for its probabilities."""
-    mammogram = Mammogram(
-        image, "A", "L", view, "58", calcification, mass, malignant, "", None, None
-    )
-    return PredictedImage(mammogram, Row(image, 0, "", "", *crop), pixels, {})
-
-
-def test_points_go_through_the_crop():
-    # A crop of 100 x 50 at (10, 20), halved: pixel (0, 0) is the middle of DICOM rows 10-11,
-    # columns 20-21.
-    image = predicted(pixels=np.ones((50, 25), np.uint8), crop=(10, 20, 100, 50))
-    points = np.array([[0, 0], [0, 1], [49, 24]])
-    first, last = Lesion("mass", 10.5, 20.5, 0.1), Lesion("mass", 108.5, 68.5, 0.1)
-    assert pointing_game.inside(points, image, [first]).tolist() == [True, False, False]
-    assert pointing_game.inside(points, image, [last]).tolist() == [False, False, True]
-    both = [Lesion("mass", 10.5, 20.5, 2), Lesion("calcification", 108.5, 68.5, 0.1)]
-    assert pointing_game.inside(points, image, both).tolist() == [True, True, True]
-
-
-def test_shares_hand_worked():
-    half = WHOLE.copy()
-    half[:, 2:] = 0  # the breast is the left half: 16 pixels
-    cases = [
-        Case(predicted("a", half), np.array([0, 0]), [Lesion("mass", 0, 0, 0.5)]),
-        Case(predicted("b"), np.array([4, 0]), [Lesion("mass", 0, 0, 0.5)]),
-        Case(predicted("c", view="MLO"), np.array([7, 3]), [Lesion("mass", 7, 3, 0.5)]),
-    ]
-    shares = pointing_game.shares(cases)
-    assert shares["images"] == 3
-    assert shares["hit"] == pytest.approx(2 / 3)
-    assert shares["by area"] == pytest.approx((1 / 16 + 1 / 32 + 1 / 32) / 3)
-    # b's point misses a, a's hits b, c is alone of its view.
-    assert shares["by habit"] == pytest.approx((0 + 1 + 1 / 32) / 3)
-
-
-def test_each_output_is_asked_for_its_own_lesions(tmp_path):
-    path = tmp_path / "lesions.csv"
-    path.write_text(
-        "SOPInstanceUID,kind,row,column,radius_px\n"
-        "a,mass,0,0,0.5\na,calcification,7,3,0.5\nb,mass,0,0,0.5\nc,calcification,7,3,0.5\n"
-    )
-    lesions = pointing_game.read_lesions_csv(path)
-    assert lesions["a"] == [Lesion("mass", 0, 0, 0.5), Lesion("calcification", 7, 3, 0.5)]
-    images = [
-        predicted("a", calcification=1, malignant=1),
-        predicted("b"),
-        predicted("c", calcification=1, mass=0, malignant=1),
-    ]
-    corner = np.array([[0, 0]] * 3)
-    points = {"calcification": corner, "mass": corner, "malignant": corner}
-    shares = pointing_game.play(images, points, lesions)
-    assert {name: (values["images"], values["hit"]) for name, values in shares.items()} == {
-        "calcification": (2, 0.0),  # a and c; their calcifications are in the other corner
-        "mass": (2, 1.0),  # a and b
-        "malignant": (2, 0.5),  # a's mass is there, c has none
-    }
