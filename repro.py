@@ -6,7 +6,6 @@ One command per step, and `all` for all of them.
 
 import functools
 import inspect
-import os
 import signal
 import tempfile
 import time
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Optional
 
 import typer
 
-from lumin.errors import DATA, DIFFERENCE, FAULT, INTERRUPTED, Interrupted, UserError
+from lumin.errors import DATA, DIFFERENCE, FAULT, INTERRUPTED, USAGE, Interrupted, UserError
 from lumin.paper.published import TABLES, tasks_of
 from lumin.paper.silences import ALTERNATIVES
 from lumin.paper.stated import FOLDS
@@ -42,11 +41,12 @@ app = typer.Typer(
 
 RUN, MACHINE = "The run", "Hardware (recorded; the same hardware and versions give the same bytes)"
 MANY = 25  # lines of detail that are printed
+Part = StrEnum("Part", ["weights", "images"])
 Backend = StrEnum("Backend", ["loky", "ray"])
 
 
 class Option(NamedTuple):
-    """What all verbs but audit and phantom take. None: as the folder was begun, else [default]."""
+    """What all verbs but phantom take. None: as the folder was begun, else [default]."""
 
     name: str
     kind: object
@@ -88,24 +88,28 @@ def asked(**given: object) -> SimpleNamespace:
 
 
 def command(verb: Callable) -> Callable:
-    """Register a verb: its first parameter, a Study, becomes the common options.
+    """Register a verb: its first parameter becomes the common options.
 
-    Typer has no options that many commands share, so the signature that it reads is put together
-    here: the verb's own parameters, and OPTIONS.
+    That is a Study, or `out`, the outputs folder of what only reads. Typer has no options that many
+    commands share, so the signature that it reads is put together here: the verb's own parameters,
+    and OPTIONS.
     """
+    first, *own = inspect.signature(verb).parameters.values()
+    runs = first.name == "study"
+    options = [row for row in OPTIONS if runs or row.name in ("out", "demo")]
 
     @functools.wraps(verb)
     def wrapped(**given: object) -> None:
-        common = {row.name: given.pop(row.name) for row in OPTIONS}
+        common = asked(**{row.name: given.pop(row.name) for row in options})
         with explained():
-            from lumin.run.options import open_study
+            from lumin.run.options import default_out, open_study
 
-            verb(open_study(asked(**common), Screen()), **given)
+            out = common.out or default_out(common.demo)
+            verb(open_study(common, Screen()) if runs else out, **given)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    own = list(inspect.signature(verb).parameters.values())[1:]
     parameters = [parameter.replace(kind=keyword) for parameter in own]
-    for row in OPTIONS:
+    for row in options:
         names = [f"--{row.name}"] if row.kind is bool else []  # no --no-demo
         kind = row.kind if row.default is not None else Optional[row.kind]  # noqa: UP045
         annotation = Annotated[kind, option(row.help, *names, panel=row.panel, **row.limits)]
@@ -132,6 +136,8 @@ def explained() -> Iterator[None]:
         what = f"{error.filename or 'A file'}: {error.strerror or error}"
         advice = "Finished work is kept. Fix the problem and run the same command again."
         fail(DATA, f"{what}. {advice}")
+    except ModuleNotFoundError as error:
+        fail(USAGE, f"{error.name} is not installed. Run pip install -r requirements.txt.")
     except typer.Exit:
         raise
     except Exception:  # a bug of ours
@@ -175,7 +181,7 @@ def all_(
 ) -> None:
     """Run the whole paper: images, split, 25 trainings, Tables 1, 2a and 2b, figures, one page."""
     from lumin.run.learn import learn
-    from lumin.run.stages import images_and_split
+    from lumin.run.prepare import images_and_split
 
     started = time.perf_counter()
     if fetching and lacks_cmmd(study):
@@ -214,7 +220,7 @@ def prepare(study: "Study") -> None:
 @command
 def split_(study: "Study") -> None:
     """Assign the patients to Table 1's test set and five folds."""
-    from lumin.run.stages import images_and_split
+    from lumin.run.prepare import images_and_split
 
     images_and_split(study)
 
@@ -229,7 +235,7 @@ def train_(
 ) -> None:
     """Train one task or all, one fold or all, and the MLMC folds that a transfer starts from."""
     from lumin.run.learn import learn
-    from lumin.run.stages import images_and_split
+    from lumin.run.prepare import images_and_split
 
     images_and_split(study)
     learn([study], [task] if task else BY_NAME, range(FOLDS) if fold is None else [fold])
@@ -241,10 +247,8 @@ def add_table(name: str, title: str) -> None:
     def verb(study: "Study") -> None:
         build(study, name)
 
-    verb.__name__, verb.__doc__ = (
-        name,
-        f"Print {title.replace('. ', ': ')}, beside the paper's figures.",
-    )
+    verb.__name__ = name
+    verb.__doc__ = f"Print {title.replace('. ', ': ')}, beside the paper's figures."
     command(verb)
 
 
@@ -255,7 +259,7 @@ for table_name, table in TABLES.items():
 def build(study: "Study", name: str) -> None:
     """Make a table and all that it needs, and show its beginning."""
     from lumin.run.learn import learn
-    from lumin.run.stages import images_and_split
+    from lumin.run.prepare import images_and_split
 
     images_and_split(study)
     learn([study], tasks_of(name))
@@ -267,12 +271,12 @@ def tabulate(study: "Study", name: str) -> None:
     from lumin.run import stages
 
     stages.tabulate(study, name)
-    show(study, name)
+    show(study.out, name)
 
 
-def show(study: "Study", name: str) -> None:
+def show(out: Path, name: str) -> None:
     """Print a table as far as the paper has it; the rest is in its file."""
-    path = study.out / f"tables/{name}.md"
+    path = out / f"tables/{name}.md"
     first, *others = path.read_text().split("\n\n## By breast")
     render(first)
     more = "Also by breast, as an ensemble, without images, and every test" if others else "All"
@@ -280,35 +284,30 @@ def show(study: "Study", name: str) -> None:
 
 
 @command
-def show_(study: "Study") -> None:
+def show_(out: Path) -> None:
     """Print the tables that are there, and compute nothing."""
-    there = [name for name in TABLES if (study.out / f"tables/{name}.md").exists()]
+    there = [name for name in TABLES if (out / f"tables/{name}.md").exists()]
     if not there:
-        demo = " --demo" if study.demo else ""
-        raise UserError(f"{study.out} has no tables yet. Run python repro.py all{demo}.")
+        raise UserError(f"{out} has no tables yet. Run python repro.py all.")
     for name in there:
-        show(study, name)
+        show(out, name)
 
 
-@app.command(name="audit")
-def audit_(
-    out: Annotated[Path | None, option("Outputs folder. [outputs, or $LUMIN_OUT]")] = None,
-) -> None:
+@command
+def audit_(out: Path) -> None:
     """Re-derive the paper's own figures from each other, without data, in two seconds."""
-    with explained():
-        from lumin.beyond import audit
-        from lumin.run.make import make
+    from lumin.beyond import audit
+    from lumin.run.make import make
 
-        out = out or Path(os.environ.get("LUMIN_OUT", "outputs"))
-        make(out, audit.stage())
-        render((out / "tables/audit.md").read_text())
+    make(out, audit.stage())
+    render((out / "tables/audit.md").read_text())
 
 
 @command
 def figures(study: "Study") -> None:
     """Draw ROC, precision-recall, calibration, scores, losses, and Table 2 as dots."""
     from lumin.figures import gallery
-    from lumin.run.stages import images_and_split
+    from lumin.run.prepare import images_and_split
 
     images_and_split(study)
     gallery.draw_curves(study)
@@ -326,7 +325,7 @@ def fig2(
     """Draw Figure 2: Grad-CAM of MLMC in CC and MLO of one test breast, and twelve more images."""
     from lumin.figures import gallery
     from lumin.run.learn import learn
-    from lumin.run.stages import images_and_split
+    from lumin.run.prepare import images_and_split
 
     images_and_split(study)
     learn([study], ["mlmc"])
@@ -373,10 +372,28 @@ def sensitivity_(
 
 
 @command
+def archive_(
+    out: Path,
+    without: Annotated[
+        list[Part] | None, option("Leave out the weights or the images; can be repeated.")
+    ] = None,
+) -> None:
+    """Pack outputs, source and licences into OUT.zip, for a reviewer or for Zenodo."""
+    from lumin.run import archive
+
+    path, commit = archive.pack(out, without or [])
+    about = f"{path.stat().st_size / 1e6:,.0f} MB, the source {commit or 'as it lies here'}"
+    say(f"{path}: {about}. It is checked by python repro.py verify {path.name}.")
+
+
+@command
 def verify_(
-    study: "Study",
+    out: Path,
+    archive: Annotated[
+        Path | None, typer.Argument(help="An archive. [the outputs folder]", show_default=False)
+    ] = None,
     against: Annotated[
-        Path | None, option("Another outputs folder, to compare with stage by stage.")
+        Path | None, option("Another archive or outputs folder, to compare with.")
     ] = None,
     predict: Annotated[
         bool, option("Also predict again from weights and images.", "--predict")
@@ -386,39 +403,30 @@ def verify_(
     ] = None,
 ) -> None:
     """Check that tables follow from predictions, these from weights, and weights from seeds."""
-    from lumin.run import compare, recompute, stages, verify
+    from lumin.beyond import audit
+    from lumin.run.archive import opened
+    from lumin.run.options import open_study
+    from lumin.run.review import conclusion, review
 
-    findings = verify.hashes(study.out)
-    if any(finding.ok is False for finding in findings):
-        say("The files are not as recorded, so what follows from them is not checked.")
-    elif (study.out / "split.csv").exists():
-        rows = pipeline(study)
-        findings += verify.made_with(study.out, rows)
-        findings += verify.images(study.out)
-        findings += verify.remade(study.out, [row for row in rows if row.quick])
-        if predict:
-            findings += recompute.predictions(study.out, stages.all_trainings(study))
-        if retrain:
-            with tempfile.TemporaryDirectory() as folder:
-                training = stages.one_training(study, retrain)
-                findings += recompute.retrained(training, Path(folder))
-    if against:
-        findings += compare.against(study.out, against)
-    for stage, file, what, ok in findings:
-        state, colour = {True: ("ok", "green"), False: ("differs", "red")}.get(
-            ok, ("note", "yellow")
-        )
-        mark(state, colour, f"{stage}: {what}" if file in what else f"{stage}: {file} {what}")
-    if any(finding.ok is False for finding in findings):
+    levels: dict[str, list] = {}
+    with opened(archive or out) as folder, opened(against or folder) as other:
+        study = open_study(asked(out=folder), Screen())
+        try:
+            asks = other if against else None, predict, retrain
+            for level, findings in review(study, [audit.stage()], *asks):
+                tell(findings)
+                levels.setdefault(level, []).extend(findings)
+        finally:
+            tell(conclusion(levels))
+    if any(finding.ok is False for findings in levels.values() for finding in findings):
         raise typer.Exit(DIFFERENCE)
 
 
-def pipeline(study: "Study") -> list:
-    """Every stage that verification holds to its settings or makes again."""
-    from lumin.beyond import audit
-    from lumin.run import prepare, stages
-
-    return [prepare.settings_stage(study), *stages.pipeline(study).values(), audit.stage()]
+def tell(findings: Sequence) -> None:
+    """One line a finding."""
+    states = {True: ("ok", "green"), False: ("differs", "red"), None: ("note", "yellow")}
+    for stage, file, what, ok in findings:
+        mark(*states[ok], f"{stage}: {what}" if file in what else f"{stage}: {file} {what}")
 
 
 @command

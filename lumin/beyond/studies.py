@@ -20,10 +20,9 @@ from lumin.paper.silences import (
     Alternative,
 )
 from lumin.paper.stated import FOLDS
-from lumin.run import manifest, stages
+from lumin.run import manifest, prepare, stages
 from lumin.run.learn import announcement, learn
 from lumin.run.make import Stage, remake
-from lumin.run.prepare import IMAGE_CHOICES, prepare
 from lumin.run.study import Study
 from lumin.training.tasks import TASKS
 
@@ -47,10 +46,10 @@ def replicate(base: Study, seeds: Sequence[int]) -> list[Study]:
     """The whole paper once per seed, in OUT/seed<k> -> the studies, finished."""
     if not base.demo:  # the demo has another cohort for each seed
         with manifest.claim_folder(base.out, patience=stages.WAIT):
-            prepare(base)
+            prepare.prepare(base)
     studies = [seeded(base, seed) for seed in seeds]
     for study in studies:
-        stages.images_and_split(study)
+        prepare.images_and_split(study)
     learn(studies, [task.name for task in TASKS])
     for study, name in product(studies, TABLES):
         stages.tabulate(study, name)
@@ -75,7 +74,7 @@ def vary(base: Study, alternatives: Sequence[Alternative]) -> None:
     """
     if base.alternative:
         raise UserError(f"{base.out} has a choice changed itself. Name the folder it came from.")
-    stages.images_and_split(base)
+    prepare.images_and_split(base)
     wanted = [alternative for alternative in alternatives if needs_training(base, alternative)]
     for alternative in alternatives:
         if alternative.of == OF_STACK and alternative not in wanted:
@@ -91,7 +90,7 @@ def vary(base: Study, alternatives: Sequence[Alternative]) -> None:
     learn([base], COMPARED)
     studies = [begin_alternative(base, alternative) for alternative in wanted]
     for study in studies:
-        stages.images_and_split(study)
+        prepare.images_and_split(study)
         share_trainings(study, base.out)
     learn([base, *studies], COMPARED)
     for study in (base, *studies):
@@ -135,7 +134,7 @@ def begin_alternative(base: Study, alternative: Alternative) -> Study:
     study = alternative_study(base, alternative)
     if not base.overwrite:
         manifest.check(study.out, study.settings, "Remove that folder, and run the same command.")
-    if alternative.changes.keys() & IMAGE_CHOICES.keys():
+    if alternative.changes.keys() & stages.IMAGE_CHOICES.keys():
         return study
     return share_images(study, base.out)
 

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from lumin.run.training import Training
+    from lumin.run.stages import Training
 
 BARS = 25  # on the screen at once
 

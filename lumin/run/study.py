@@ -12,7 +12,7 @@ from lumin.training.machine import Stack
 from lumin.training.tasks import TASKS, Task
 
 if TYPE_CHECKING:
-    from lumin.run.training import Training
+    from lumin.run.stages import Training
 
 # Settled by the first training, not by the images
 STACK_SETTINGS = ("device", "precision", "threads")

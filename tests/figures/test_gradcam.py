@@ -7,8 +7,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from lumin.data.mammogram import Mammogram
-from lumin.data.store import Row
+from lumin.data.mammogram import Mammogram, Row
 from lumin.figures import gradcam, pointing_game
 from lumin.figures.pointing_game import Case, Lesion
 from lumin.figures.predicted import PredictedImage

@@ -20,9 +20,8 @@ from lumin.run import compare, manifest, recompute, stages, training, verify
 from lumin.run.findings import Finding
 from lumin.run.machine import describe
 from lumin.run.make import Stage, make
-from lumin.run.prepare import images_settings
+from lumin.run.stages import Training
 from lumin.run.study import STACK_SETTINGS, Study
-from lumin.run.training import Training
 from lumin.training.machine import Stack
 from lumin.training.network import network
 from lumin.training.train import Pixels, predict, predictions_csv
@@ -76,8 +75,7 @@ def tables(study: Study) -> list[Stage]:
 
 def every_stage(study: Study) -> list[Stage]:
     """All stages whose settings are known without the data."""
-    images = Stage("prepare", (), images_settings(study), dict)
-    return [images, *stages.pipeline(study).values(), mean_stage(study.out)]
+    return [*stages.pipeline(study).values(), mean_stage(study.out)]
 
 
 @pytest.fixture(scope="session")
@@ -109,9 +107,9 @@ def copy(finished, tmp_path) -> Study:
 
 
 def level1(study: Study) -> list[Finding]:
-    """All that can be checked anywhere."""
+    """All but the trainings; the image files, which level 2 decodes, as well."""
     now = of(study, study.out)
-    findings = [*verify.hashes(now.out), *verify.images(now.out)]
+    findings = [*verify.hashes(now.out), *verify.images(now.out), *recompute.pictures(now.out)]
     return [*findings, *verify.made_with(now.out, every_stage(now)), *remade(now)]
 
 
@@ -206,11 +204,9 @@ def test_a_changed_file_is_named(copy, name, damage):
     else:
         path.unlink()
     found = verify.hashes(copy.out)
-    if (
-        name == "images.npy" and damage == "remove"
-    ):  # as a whole it may be left out, but that is said
+    if name in ("images.npy", "sources.csv") and damage == "remove":  # may be left out, as is said
         assert [(f.file, f.ok) for f in found if not f.ok] == [("", None)]
-        assert "images.npy: not here, so not checked" in [f.what for f in found]
+        assert f"{name}: not here, so not checked" in [f.what for f in found]
     else:
         assert wrong(found) == {name}
         assert {f.stage for f in found if f.ok is False} == {FILES[name]}
@@ -305,6 +301,7 @@ def test_a_damaged_manifest_is_one_message(copy, tmp_path):
     for check, *more in (
         (verify.hashes,),
         (verify.images,),
+        (recompute.pictures,),
         (verify.remade, []),
         (verify.made_with, []),
         (recompute.predictions, []),
@@ -359,7 +356,7 @@ def test_a_folder_sent_without_images_and_weights(copy):
     found = level1(copy)
     assert wrong(found) == set()
     said = [finding.what for finding in found if finding.ok is None]
-    assert len(said) == 4  # prepare, two trainings, and the pixels
+    assert len(said) == 5  # prepare, two trainings, the store and the image files
     assert all("not here, so not checked" in what for what in said)
     flip(copy.out / "predictions/luminal-transfer/fold0.csv")
     assert "predictions/luminal-transfer/fold0.csv" in wrong(level1(copy))
