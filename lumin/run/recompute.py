@@ -163,9 +163,10 @@ def unfit(found: dict, one: Training) -> Finding | None:
     if one.stack.device.startswith("cuda") and not torch.cuda.is_available():
         what = f"was trained on {one.stack.device}; no GPU is here to train it again"
         return Finding(one.name, "", what, None)
-    if one.start and not one.start.is_file():
-        what = f"its starting weights, {one.start.name}, are not here"
-        return Finding(one.name, "", what, None)
+    named = str(one.settings.get("start")).startswith("file ")  # --weights FILE
+    if (one.start and not one.start.is_file()) or (named and not one.start):
+        name = one.start.name if one.start else one.settings["start"]
+        return Finding(one.name, "", f"its starting weights, {name}, are not here", None)
     changed = differing(found["stages"][one.name]["inputs"], one.stage().inputs(one.out))
     if changed:
         what = f"was made from another {', '.join(changed)} than is here"
