@@ -126,7 +126,7 @@ def codecheck(contents: Collection[str]) -> str:
     """
     lines = ["---", "version: https://codecheck.org.uk/spec/config/1.0/", "manifest:"]
     claims = {f"tables/{name}.md": claim(table) for name, table in TABLES.items()}
-    claims["figures/figure2.png"] = "Figure 2. MLMC looks at the findings (Grad-CAM)."
+    claims["figures/fig2.png"] = "Figure 2. Claim: MLMC looks at the findings (Grad-CAM)."
     claims["tables/audit.md"] = "Which statements of the paper follow from its printed figures."
     for name, text in claims.items():
         if f"{OUTPUTS}/{name}" in contents:
@@ -137,9 +137,9 @@ def codecheck(contents: Collection[str]) -> str:
 def claim(table: Table) -> str:
     """What a table is to show."""
     if not table.heads:
-        return f"{table.title}. No patient is both in the test set and in a fold (2.1)."
+        return f"{table.title}. Claim: no patient is both in the test set and in a fold (2.1)."
     baseline, challenger = table.heads
-    return f"{table.title}. {challenger} is above {baseline} (section 3)."
+    return f"{table.title}. Claim: {challenger} is above {baseline} (section 3)."
 
 
 PAPER = """paper:
