@@ -378,7 +378,7 @@ def archive_(
         list[Part] | None, option("Leave out the weights or the images; can be repeated.")
     ] = None,
 ) -> None:
-    """Pack outputs, source and licences into OUT.zip, for a reviewer or for Zenodo."""
+    """Pack outputs, source and licences into OUT/archive.zip, for a reviewer or for Zenodo."""
     from lumin.run import archive
 
     path, commit = archive.pack(out, without or [])

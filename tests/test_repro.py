@@ -656,11 +656,11 @@ def test_the_whole_paper_once_and_then_nothing(tmp_path, monkeypatch):
 
     handed_over = call("archive", "--out", out)
     assert handed_over.exit_code == 0, handed_over.output + handed_over.stderr
-    with ZipFile(tmp_path / "out.zip") as file:
+    with ZipFile(out / "archive.zip") as file:
         for name in file.namelist():
             if name.startswith("outputs/"):
                 assert str(tmp_path).encode() not in file.read(name), name
-    checked = call("verify", tmp_path / "out.zip", "--against", out)
+    checked = call("verify", out / "archive.zip", "--against", out)
     assert checked.exit_code == 0, checked.output + checked.stderr
     assert "(split, table1, table2a, table2b, audit)" in checked.output
     assert "cells differs" in checked.output

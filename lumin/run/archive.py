@@ -7,6 +7,9 @@
 Unpacked, it is a checkout of the kit with its outputs where the kit looks for them. Nothing is
 compressed: the large files cannot be made smaller, another zlib would write other bytes, and what
 is only stored cannot be larger than the archive that holds it.
+
+Read, its outputs lie in a temporary folder for as long as that takes, since every check reads an
+outputs folder; names, kinds and sizes are known good before the first file is written there.
 """
 
 import hashlib
@@ -43,7 +46,7 @@ Contents = dict[str, bytes | Path]  # name in the archive -> content, or the fil
 
 
 def pack(out: Path, without: Collection[str] = ()) -> tuple[Path, str]:
-    """Outputs folder -> its archive OUT.zip, and whose commit the source in it is ("": unknown).
+    """Outputs folder -> its archive.zip, and whose commit the source in it is ("": unknown).
 
     Raises UserError where a file is not as the manifest says.
     """
@@ -54,9 +57,9 @@ def pack(out: Path, without: Collection[str] = ()) -> tuple[Path, str]:
     commit, contents = source(recorded_commit(out))
     contents |= outputs(out, {part for name in without for part in PARTS[name]})
     contents["codecheck.yml"] = codecheck(contents).encode()
-    contents["CMMD-LICENCE.txt"] = contents["lumin/cmmd/LICENCE.txt"]
+    contents["CMMD-LICENCE.txt"] = ROOT / "lumin/cmmd/LICENCE.txt"
     contents[manifest.SUMS] = sums(contents).encode()
-    path = out.resolve().with_name(f"{out.resolve().name}.zip")
+    path = out / manifest.ARCHIVE
     with atomic(path) as part, ZipFile(part, "w") as archive:
         for name, content in sorted(contents.items()):
             store(archive, name, content)
@@ -88,20 +91,21 @@ def outputs(out: Path, left_out: Collection[str]) -> Contents:
 
 
 def recorded_commit(out: Path) -> str:
-    """The commit that run.json names; "" where it names none."""
+    """The commit that run.json names, and whether the source was changed since; "" where none."""
     path = out / "run.json"
-    commit = json.loads(path.read_text())["commit"] if path.is_file() else ""
-    return "".join(re.findall("^[0-9a-f]{40}", commit))
+    return json.loads(path.read_text())["commit"] if path.is_file() else ""
 
 
-def source(commit: str) -> tuple[str, Contents]:
-    """A commit -> itself and its files; "" and the files as they lie where no git knows it."""
+def source(recorded: str) -> tuple[str, Contents]:
+    """A recorded commit -> it and its files; "" and those that lie here where git has none."""
+    commit = re.match("[0-9a-f]{40}", recorded)
     if commit and shutil.which("git"):
-        words = ["git", "-C", str(ROOT), "archive", "--format=zip", commit]
+        words = ["git", "-C", str(ROOT), "archive", "--format=zip", commit.group()]
         done = subprocess.run(words, capture_output=True)
         if done.returncode == 0:
             with ZipFile(io.BytesIO(done.stdout)) as tree:
-                return commit, {e.filename: tree.read(e) for e in tree.infolist() if not e.is_dir()}
+                names = [name for name in tree.namelist() if not name.endswith("/")]
+                return recorded, {name: tree.read(name) for name in names}
     contents: Contents = {}
     for pattern in SOURCE:
         for path in ROOT.glob(pattern):

@@ -25,6 +25,7 @@ from lumin.exact import atomic, digest, sha256, sweep, write
 from lumin.locks import lock
 
 MANIFEST, SUMS, IN_FLIGHT = "manifest.json", "SHA256SUMS", ".lumin"
+ARCHIVE = "archive.zip"  # which archive.py makes of the others
 PARTS = ("settings", "stacks", "stages", "unverified")
 
 

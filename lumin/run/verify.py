@@ -32,6 +32,7 @@ FREE = (
     "sensitivity",
     manifest.MANIFEST,
     manifest.SUMS,
+    manifest.ARCHIVE,
 )
 # What a quick stage follows from, where not from the predictions
 SOURCES = {
