@@ -115,8 +115,5 @@ def images_csv(rows: Sequence[Row]) -> str:
 
 def read_images_csv(path: Path) -> list[Row]:
     """images.csv -> its rows."""
-    rows = []
-    for line in path.read_text().splitlines()[1:]:
-        image, row, stored_sha256, sha256, *box = line.split(",")
-        rows.append(Row(image, int(row), stored_sha256, sha256, *map(int, box)))
-    return rows
+    cells = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    return [Row(c[0], int(c[1]), c[2], c[3], *map(int, c[4:])) for c in cells]

@@ -6,12 +6,9 @@ Tables are checked without PyTorch, so it is imported where it is used.
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from lumin.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 IMAGENET_SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
 
@@ -31,8 +28,8 @@ class Stack:
     precision: str
     threads: int
 
-    def settle(self) -> "torch.device":
-        """Make this process deterministic. All of PyTorch's switches for that are here."""
+    def settle(self) -> Any:
+        """Make this process deterministic -> a torch.device. All switches for that are here."""
         import torch
 
         if self.device.startswith("cuda"):
