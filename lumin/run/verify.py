@@ -232,7 +232,7 @@ def images(out: Path) -> list[Finding]:
     try:
         rows, pixels = read_images_csv(out / "images.csv"), np.load(out / "images.npy", "r")
         assert [row.row for row in rows] == list(range(len(pixels))), "other rows"
-    except (ValueError, TypeError, OSError, AssertionError) as error:
+    except (ValueError, LookupError, TypeError, OSError, AssertionError) as error:
         what = f"cannot be read with images.npy ({error})"
         return [Finding("prepare", "images.csv", what, False)]
     findings = []
