@@ -6,11 +6,9 @@ One command per step, and `all` for all of them.
 
 import functools
 import inspect
-import os
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -41,11 +39,12 @@ app = typer.Typer(
 
 RUN, MACHINE = "The run", "Hardware (recorded; the same hardware and versions give the same bytes)"
 VERDICTS = {True: ("ok", "green"), False: ("differs", "red"), None: ("note", "yellow")}
+Part = StrEnum("Part", ["weights", "images"])
 Backend = StrEnum("Backend", ["loky", "ray"])
 
 
 class Option(NamedTuple):
-    """What all verbs but audit and phantom take. None: as the folder was begun, else [default]."""
+    """What all verbs but phantom take. None: as the folder was begun, else [default]."""
 
     name: str
     kind: object
@@ -87,24 +86,28 @@ def asked(**given: object) -> SimpleNamespace:
 
 
 def command(verb: Callable) -> Callable:
-    """Register a verb: its first parameter, a Study, becomes the common options.
+    """Register a verb: its first parameter becomes the common options.
 
-    Typer has no options that many commands share, so the signature that it reads is put together
-    here: the verb's own parameters, and OPTIONS.
+    That is a Study, or `out`, the outputs folder of what only reads. Typer has no options that many
+    commands share, so the signature that it reads is put together here: the verb's own parameters,
+    and OPTIONS.
     """
+    first, *own = inspect.signature(verb).parameters.values()
+    runs = first.name == "study"
+    options = [row for row in OPTIONS if runs or row.name in ("out", "demo")]
 
     @functools.wraps(verb)
     def wrapped(**given: object) -> None:
-        common = {row.name: given.pop(row.name) for row in OPTIONS}
+        common = asked(**{row.name: given.pop(row.name) for row in options})
         with explained():
-            from lumin.run.options import open_study
+            from lumin.run.options import default_out, open_study
 
-            verb(open_study(asked(**common), Screen()), **given)
+            out = common.out or default_out(common.demo)
+            verb(open_study(common, Screen()) if runs else out, **given)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    own = list(inspect.signature(verb).parameters.values())[1:]
     parameters = [parameter.replace(kind=keyword) for parameter in own]
-    for row in OPTIONS:
+    for row in options:
         names = [f"--{row.name}"] if row.kind is bool else []  # no --no-demo
         kind = row.kind if row.default is not None else Optional[row.kind]  # noqa: UP045
         annotation = Annotated[kind, option(row.help, *names, panel=row.panel, **row.limits)]
@@ -141,7 +144,7 @@ def all_(
     from lumin.figures.answer import answers
     from lumin.run import fetch
     from lumin.run.learn import learn
-    from lumin.run.stages import images_and_split
+    from lumin.run.prepare import images_and_split
 
     started = time.perf_counter()
     if fetching and fetch.lacks_cmmd(study):
@@ -196,7 +199,7 @@ def split_(study: "Study") -> None:
 
     Example: `python repro.py split --seed 1`
     """
-    from lumin.run.stages import images_and_split
+    from lumin.run.prepare import images_and_split
 
     images_and_split(study)
 
@@ -217,7 +220,7 @@ def train_(
     Example: `python repro.py train mlmc --fold 0`
     """
     from lumin.run.learn import learn
-    from lumin.run.stages import images_and_split
+    from lumin.run.prepare import images_and_split
 
     images_and_split(study)
     learn([study], [task] if task else BY_NAME, range(FOLDS) if fold is None else [fold])
@@ -250,7 +253,7 @@ for table_name, table in TABLES.items():
 def build(study: "Study", name: str) -> None:
     """Make a table and all that it needs, and show its beginning."""
     from lumin.run.learn import learn
-    from lumin.run.stages import images_and_split
+    from lumin.run.prepare import images_and_split
 
     images_and_split(study)
     learn([study], tasks_of(name))
@@ -262,12 +265,12 @@ def tabulate(study: "Study", name: str) -> None:
     from lumin.run import stages
 
     stages.tabulate(study, name)
-    show(study, name)
+    show(study.out, name)
 
 
-def show(study: "Study", name: str) -> None:
+def show(out: Path, name: str) -> None:
     """Print a table as far as the paper has it; the rest is in its file."""
-    path = study.out / f"tables/{name}.md"
+    path = out / f"tables/{name}.md"
     first, *others = path.read_text().split("\n\n## By breast")
     show_markdown(first)
     more = "Also by breast, as an ensemble, and every test" if others else "All"
@@ -275,38 +278,33 @@ def show(study: "Study", name: str) -> None:
 
 
 @command
-def show_(study: "Study") -> None:
+def show_(out: Path) -> None:
     """Print the tables that are there, and compute nothing.
 
     Needs an outputs folder with tables.
 
     Example: `python repro.py show --out outputs/demo`
     """
-    there = [name for name in TABLES if (study.out / f"tables/{name}.md").exists()]
+    there = [name for name in TABLES if (out / f"tables/{name}.md").exists()]
     if not there:
-        demo = " --demo" if study.demo else ""
-        raise UserError(f"{study.out} has no tables yet. Run python repro.py all{demo}.")
+        raise UserError(f"{out} has no tables yet. Run python repro.py all.")
     for name in there:
-        show(study, name)
+        show(out, name)
 
 
-@app.command(name="audit")
-def audit_(
-    out: Annotated[Path | None, option("Outputs folder. [outputs, or $LUMIN_OUT]")] = None,
-) -> None:
+@command
+def audit_(out: Path) -> None:
     """Re-derive the paper's own figures from each other, without data, in two seconds.
 
     Needs nothing. Makes tables/audit.md.
 
     Example: `python repro.py audit`
     """
-    with explained():
-        from lumin.beyond import audit
-        from lumin.run.make import make
+    from lumin.beyond import audit
+    from lumin.run.make import make
 
-        out = out or Path(os.environ.get("LUMIN_OUT", "outputs"))
-        make(out, audit.stage())
-        show_markdown((out / "tables/audit.md").read_text())
+    make(out, audit.stage())
+    show_markdown((out / "tables/audit.md").read_text())
 
 
 @command
@@ -318,7 +316,7 @@ def figures(study: "Study") -> None:
     Example: `python repro.py figures --demo`
     """
     from lumin.figures import gallery
-    from lumin.run.stages import images_and_split
+    from lumin.run.prepare import images_and_split
 
     images_and_split(study)
     gallery.draw_curves(study)
@@ -337,7 +335,7 @@ def fig2(
     """Draw Figure 2: Grad-CAM of MLMC in CC and MLO of one test breast, and twelve more images."""
     from lumin.figures import gallery, outlines
     from lumin.run.learn import learn
-    from lumin.run.stages import images_and_split
+    from lumin.run.prepare import images_and_split
 
     known = outlines.read(lesions) if lesions else None  # before hours of training
     images_and_split(study)
@@ -409,10 +407,28 @@ def control(study: "Study") -> None:
 
 
 @command
+def archive_(
+    out: Path,
+    without: Annotated[
+        list[Part] | None, option("Leave out the weights or the images; can be repeated.")
+    ] = None,
+) -> None:
+    """Pack outputs, source and licences into OUT/archive.zip, for a reviewer or for Zenodo."""
+    from lumin.run import archive
+
+    path, commit = archive.pack(out, without or [])
+    about = f"{path.stat().st_size / 1e6:,.0f} MB, the source {commit or 'as it lies here'}"
+    say(f"{path}: {about}. It is checked by python repro.py verify {path.name}.")
+
+
+@command
 def verify_(
-    study: "Study",
+    out: Path,
+    archive: Annotated[
+        Path | None, typer.Argument(help="An archive. [the outputs folder]", show_default=False)
+    ] = None,
     against: Annotated[
-        Path | None, option("Another outputs folder, to compare with stage by stage.")
+        Path | None, option("Another archive or outputs folder, to compare with.")
     ] = None,
     predict: Annotated[
         bool, option("Also predict again from weights and images.", "--predict")
@@ -422,37 +438,30 @@ def verify_(
     ] = None,
 ) -> None:
     """Check that tables follow from predictions, these from weights, and weights from seeds."""
-    from lumin.run import compare, recompute, stages, verify
+    from lumin.beyond import audit, reproduced, sheet
+    from lumin.run.archive import opened
+    from lumin.run.options import open_study
+    from lumin.run.review import conclusion, review
 
-    findings = verify.hashes(study.out)
-    if any(finding.ok is False for finding in findings):
-        say("The files are not as recorded, so what follows from them is not checked.")
-    elif (study.out / "split.csv").exists():
-        rows = pipeline(study)
-        findings += verify.made_with(study.out, rows)
-        findings += verify.images(study.out)
-        findings += verify.remade(study.out, [row for row in rows if row.quick])
-        if predict:
-            findings += recompute.predictions(study.out, stages.all_trainings(study))
-        if retrain:
-            with tempfile.TemporaryDirectory() as folder:
-                findings += recompute.retrained(stages.one_training(study, retrain), Path(folder))
-    if against:
-        findings += compare.against(study.out, against)
-    for stage, file, what, ok in findings:
-        state, colour = VERDICTS[ok]
-        mark(state, colour, f"{stage}: {what}" if file in what else f"{stage}: {file} {what}")
-    if any(finding.ok is False for finding in findings):
+    levels: dict[str, list] = {}
+    with opened(archive or out) as folder, opened(against or folder) as other:
+        study = open_study(asked(out=folder), Screen())
+        more = [audit.stage(), sheet.stage(study), reproduced.stage(folder)]
+        try:
+            asks = other if against else None, predict, retrain
+            for level, findings in review(study, more, *asks):
+                tell(findings)
+                levels.setdefault(level, []).extend(findings)
+        finally:
+            tell(conclusion(levels))
+    if any(finding.ok is False for findings in levels.values() for finding in findings):
         raise typer.Exit(DIFFERENCE)
 
 
-def pipeline(study: "Study") -> list:
-    """Every stage that verification holds to its settings or makes again."""
-    from lumin.beyond import audit, reproduced, sheet
-    from lumin.run import prepare, stages
-
-    rows = [prepare.settings_stage(study), *stages.pipeline(study).values(), audit.stage()]
-    return [*rows, sheet.stage(study), reproduced.stage(study.out)]
+def tell(findings: Sequence) -> None:
+    """One line a finding."""
+    for stage, file, what, ok in findings:
+        mark(*VERDICTS[ok], f"{stage}: {what}" if file in what else f"{stage}: {file} {what}")
 
 
 @command

@@ -34,7 +34,7 @@ from lumin.cmmd import phantom
 from lumin.paper.recipe import DEMO, PAPER, Recipe
 from lumin.paper.stated import BATCH
 from lumin.reproduce import reproduce
-from lumin.run import stages
+from lumin.run import prepare, stages
 from lumin.run.machine import choose, cores, describe
 from lumin.run.screen import Screen
 from lumin.run.study import Study
@@ -142,7 +142,7 @@ def store(plan: Plan) -> Iterator[Row]:
     phantom.write(plan.folder / "phantom", plan.size, 0, plan.patients, cores())
     yield f"to draw {plan.patients} patients", time.perf_counter() - started, "s"
     started = time.perf_counter()
-    stages.images_and_split(plan.study)
+    prepare.images_and_split(plan.study)
     yield "to prepare and split", time.perf_counter() - started, "s"
     shape = np.load(plan.study.out / "images.npy", mmap_mode="r").shape
     yield "images", " x ".join(map(str, shape)), ""

@@ -16,8 +16,8 @@ from lumin.errors import Interrupted
 from lumin.paper.recipe import Recipe
 from lumin.run import manifest, stages
 from lumin.run.machine import describe
+from lumin.run.stages import Training
 from lumin.run.study import Study
-from lumin.run.training import Training
 from lumin.training.fold import Fold
 from lumin.training.machine import Stack
 from lumin.training.tasks import BY_NAME

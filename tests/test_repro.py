@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -437,7 +438,7 @@ def test_an_altered_output_is_made_again(good, data):
 )
 def test_whatever_a_check_of_verify_finds_is_exit_4(good, data, monkeypatch, check):
     out, _ = good
-    words = ("verify", "--data", data, "--out", out, "--predict", "--against", out)
+    words = ("verify", "--out", out, "--predict", "--against", out)
     assert call(*words).exit_code == 0
     finding = Finding("split", "split.csv", "is a forgery", False)
     module, _, name = f"verify.{check}".rpartition(".")
@@ -453,7 +454,7 @@ def test_a_changed_setting_is_found_by_verify(good, data, stage):
     changed = manifest.read(out)
     changed["stages"][stage]["inputs"]["version"] += 1
     (out / "manifest.json").write_text(json.dumps(changed))
-    result = call("verify", "--data", data, "--out", out)
+    result = call("verify", "--out", out)
     assert result.exit_code == 4
     assert f"{stage}: manifest.json was made with different inputs: version" in result.output
 
@@ -464,7 +465,7 @@ def test_what_does_not_follow_is_found_by_verify(good, data, monkeypatch, name):
     out, _ = good
     (out / name).write_text((out / name).read_text() + "\n")
     monkeypatch.setattr(verify, "hashes", lambda out: [])
-    result = call("verify", "--data", data, "--out", out)
+    result = call("verify", "--out", out)
     assert result.exit_code == 4
     assert f"{name} does not follow from" in result.output
 
@@ -660,6 +661,17 @@ def test_the_whole_paper_once_and_then_nothing(tmp_path, monkeypatch):
     sums = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
     checked = subprocess.run(sums, cwd=out, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+    handed_over = call("archive", "--out", out)
+    assert handed_over.exit_code == 0, handed_over.output + handed_over.stderr
+    with ZipFile(out / "archive.zip") as file:
+        for name in file.namelist():
+            if name.startswith("outputs/"):
+                assert str(tmp_path).encode() not in file.read(name), name
+    checked = call("verify", out / "archive.zip", "--against", out)
+    assert checked.exit_code == 0, checked.output + checked.stderr
+    assert "(split, table1, table2a, table2b, audit)" in checked.output
+    assert "cells differs" in checked.output
 
     stamps = times(out)
     monkeypatch.setattr(pool, "run", None)  # nothing may be trained

@@ -23,10 +23,9 @@ from lumin.paper.silences import (
     Alternative,
 )
 from lumin.paper.stated import FOLDS
-from lumin.run import manifest, stages
+from lumin.run import manifest, prepare, stages
 from lumin.run.learn import learn
 from lumin.run.make import Stage, remake
-from lumin.run.prepare import IMAGE_CHOICES, prepare
 from lumin.run.study import Study
 from lumin.training.tasks import TASKS
 
@@ -51,10 +50,10 @@ def replicate(base: Study, seeds: Sequence[int]) -> list[Study]:
     """The whole paper once per seed, in OUT/seed<k> -> the studies, finished."""
     if not base.demo:  # the demo has another cohort for each seed
         with manifest.claim_folder(base.out, patience=stages.WAIT):
-            prepare(base)
+            prepare.prepare(base)
     studies = [seeded(base, seed) for seed in seeds]
     for study in studies:
-        stages.images_and_split(study)
+        prepare.images_and_split(study)
     learn(studies, [task.name for task in TASKS])
     for study, name in product(studies, TABLES):
         stages.tabulate(study, name)
@@ -79,7 +78,7 @@ def vary(base: Study, alternatives: Sequence[Alternative]) -> None:
     """
     if base.alternative:
         raise UserError(f"{base.out} has a choice changed itself. Name the folder it came from.")
-    stages.images_and_split(base)
+    prepare.images_and_split(base)
     wanted = [alternative for alternative in alternatives if needs_training(base, alternative)]
     for alternative in alternatives:
         if alternative.of == OF_STACK and alternative not in wanted:
@@ -121,7 +120,7 @@ def compared(base: Study) -> Document:
 def controlled(base: Study) -> Document:
     """Both luminal classifiers trained and judged on a permuted subtype -> control.md and .json."""
     alternative = CONTROL.alternatives[0]
-    stages.images_and_split(base)
+    prepare.images_and_split(base)
     learn([base], SOURCE)
     learn([branch(base, alternative)], SUBTYPE)
     return control.control(read(base, alternative), stages.provenance(base))
@@ -146,7 +145,7 @@ def finished(base: Study, alternative: Alternative) -> bool:
 def branch(base: Study, alternative: Alternative) -> Study:
     """Its study, with its split, and what images and trainings it shares with `base`."""
     study = begin_alternative(base, alternative)
-    stages.images_and_split(study)
+    prepare.images_and_split(study)
     share_trainings(study, base.out)
     return study
 
@@ -159,7 +158,7 @@ def begin_alternative(base: Study, alternative: Alternative) -> Study:
     study = alternative_study(base, alternative)
     if not base.overwrite:
         manifest.check(study.out, study.settings, "Remove that folder, and run the same command.")
-    if alternative.changes.keys() & IMAGE_CHOICES.keys():
+    if alternative.changes.keys() & stages.IMAGE_CHOICES.keys():
         return study
     return share_images(study, base.out)
 

@@ -98,3 +98,22 @@ def read_cohort_csv(path: Path) -> tuple[list[Mammogram], dict[str, str]]:
             record[name] = int(cells[name]) if cells[name] else None
         mammograms.append(Mammogram(**record))
     return mammograms, groups
+
+
+# ---- images.csv ----------------------------------------------------------------------------------
+
+
+def file_name(image: str, quality: int | None) -> str:
+    """SOPInstanceUID -> its file in the outputs folder."""
+    return f"images/{image}.{'png' if quality is None else 'jpg'}"
+
+
+def images_csv(rows: Sequence[Row]) -> str:
+    """Rows -> images.csv."""
+    return csv_text(Row._fields, rows)
+
+
+def read_images_csv(path: Path) -> list[Row]:
+    """images.csv -> its rows."""
+    cells = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    return [Row(c[0], int(c[1]), c[2], c[3], *map(int, c[4:])) for c in cells]

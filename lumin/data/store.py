@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from lumin import exact
 from lumin.data.breast import Crop, find_breast
 from lumin.data.dicom import naming, read_pixels, to_8bit, unusable
-from lumin.data.mammogram import Mammogram, Mammograms, Progress, Row, silent
+from lumin.data.mammogram import Mammogram, Mammograms, Progress, Row, file_name, silent
 from lumin.errors import DATA, UserError
 from lumin.paper.recipe import PAPER, Recipe
 
@@ -93,11 +93,6 @@ def hash_values(stored: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def file_name(image: str, quality: int | None) -> str:
-    """SOPInstanceUID -> its file in the outputs folder."""
-    return f"images/{image}.{'png' if quality is None else 'jpg'}"
-
-
 # ---- the store -----------------------------------------------------------------------------------
 
 
@@ -163,18 +158,6 @@ def save(prepared: Prepared, path: Path, store: Path, place: int) -> None:
     with open(store, "rb+") as file:
         file.seek(place)
         file.write(prepared.pixels.data)
-
-
-# ---- images.csv ----------------------------------------------------------------------------------
-
-
-def read_images_csv(path: Path) -> list[Row]:
-    """images.csv -> its rows."""
-    rows = []
-    for line in Path(path).read_text().splitlines()[1:]:
-        image, row, stored_sha256, sha256, *box = line.split(",")
-        rows.append(Row(image, int(row), stored_sha256, sha256, *map(int, box)))
-    return rows
 
 
 def mean_aspect(rows: Sequence[Row]) -> float:

@@ -145,7 +145,8 @@ def read_images(
 
 def make_page(study: Study) -> Files:
     """The outputs folder -> all that there is on one page."""
-    command = f"python repro.py {{}} --out {study.out}"
+    folder = study.out.name if study.out.is_absolute() else study.out  # no path of this machine
+    command = f"python repro.py {{}} --out {folder}"
     return {"report.html": report.html(study.out, manifest.read(study.out), command)}
 
 

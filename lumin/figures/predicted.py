@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lumin.data.mammogram import Mammogram, labels
-from lumin.data.store import Row, read_images_csv
+from lumin.data.mammogram import Mammogram, Row, labels, read_images_csv
 from lumin.errors import UserError
 from lumin.evaluation.metrics import decide
 from lumin.evaluation.predictions import read_folds

@@ -1,5 +1,7 @@
-"""Two outputs folders, stage by stage: do they hold the same files?"""
+"""Two outputs folders: which stages hold the same files, and how far are the tables apart?"""
 
+import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +28,7 @@ def against(out: Path, other: Path) -> list[Finding]:
         if finding.ok is False:
             finding, first = finding._replace(what=first + finding.what), ""
         findings.append(finding)
-    return findings
+    return findings + tables(out, other, ours, theirs)
 
 
 def compared(stage: str, ours: dict, theirs: dict) -> Finding:
@@ -47,6 +49,64 @@ def compared(stage: str, ours: dict, theirs: dict) -> Finding:
         "; ".join([some(files), *(causes or ["inputs and stack are the same"])]),
         False,
     )
+
+
+# ---- cells of the tables -------------------------------------------------------------------------
+
+
+def tables(out: Path, other: Path, ours: dict, theirs: dict) -> list[Finding]:
+    """Two outputs folders and manifests -> the cell that differs most, and may the stack be why?"""
+    a, b = cells(out), cells(other)
+    gaps = {name: abs(a[name]["mean"] - b[name]["mean"]) for name in a.keys() & b.keys()}
+    if not gaps:
+        return []
+    gap, name = max((gap, name) for name, gap in gaps.items())
+    if gap == 0:
+        return [Finding("tables", "", f"none of {len(gaps)} cells differs", True)]
+    why, possible = stack_may_be_why(ours, theirs)
+    what = f"largest difference of a cell {gap:.4f} (SD over folds {a[name]['sd']:.4f}), {name}"
+    return [Finding("tables", "", f"{what}; {why}", None if possible else False)]
+
+
+def stack_may_be_why(ours: dict, theirs: dict) -> tuple[str, bool]:
+    """Two manifests whose tables differ -> why that may be, and True where it may be the stack."""
+    settings: set[str] = set()
+    stacks: set[str] = set()
+    for stage in ours["stages"].keys() & theirs["stages"].keys():
+        a, b = ours["stages"][stage], theirs["stages"][stage]
+        if stage.startswith("train/") and a["files"] != b["files"]:
+            settings |= {
+                key for key in differing(a["inputs"], b["inputs"]) if "weights/" not in key
+            }
+            stack = both(ours["stacks"].get(a["stack"], {}), theirs["stacks"].get(b["stack"], {}))
+            stacks |= {stack} - {""}
+    if settings:
+        return f"the trainings were made from another {', '.join(sorted(settings))}", False
+    if stacks:
+        other = "; ".join(sorted(stacks))
+        return f"another stack may give it, as another seed would ({other})", True
+    return "no other stack gives it: the trainings are the same, or on the same stack", False
+
+
+def cells(out: Path) -> dict[str, dict]:
+    """Outputs folder -> every estimate of its tables, by table, level, group, task and cell."""
+    found: dict[str, dict] = {}
+    for path in sorted((out / "tables").glob("table*.json")):
+        with contextlib.suppress(ValueError):  # damaged, which hashes() tells
+            found |= estimates(path.stem, json.loads(path.read_text()))
+    return found
+
+
+def estimates(name: str, value: object) -> dict[str, dict]:
+    """A part of a table's JSON -> the estimates in it: what has folds, mean and sd."""
+    if not isinstance(value, dict):
+        return {}
+    if isinstance(value.get("mean"), float) and isinstance(value.get("sd"), float):
+        return {name: value} if "folds" in value else {}
+    found: dict[str, dict] = {}
+    for key, below in value.items():
+        found |= estimates(f"{name} / {key}", below)
+    return found
 
 
 def both(a: Mapping, b: Mapping) -> str:

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from lumin.errors import DATA, FAULT, INTERRUPTED, Interrupted, UserError
+from lumin.errors import DATA, FAULT, INTERRUPTED, USAGE, Interrupted, UserError
 from lumin.run.screen import say_error
 
 MANY = 25  # lines of detail that are printed
@@ -29,6 +29,8 @@ def explained() -> Iterator[None]:
         what = f"{error.filename or 'A file'}: {error.strerror or error}"
         advice = "Finished work is kept. Fix the problem and run the same command again."
         fail(DATA, f"{what}. {advice}")
+    except ModuleNotFoundError as error:
+        fail(USAGE, f"{error.name} is not installed. Run pip install -r requirements.txt.")
     except typer.Exit:
         raise
     except Exception:  # a bug of ours

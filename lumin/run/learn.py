@@ -10,8 +10,8 @@ from lumin.paper.published import TABLES, tasks_of
 from lumin.paper.stated import FOLDS
 from lumin.run import manifest, pool, stages
 from lumin.run.notes import note
+from lumin.run.stages import Training
 from lumin.run.study import Study
-from lumin.run.training import Training
 from lumin.training import network
 
 

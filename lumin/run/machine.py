@@ -1,11 +1,14 @@
-"""The machine: what a run chooses of it, and where a training ran, as the manifest records it."""
+"""The machine: what a run chooses of it, and where a training ran, as the manifest records it.
+
+A folder is read without PyTorch, so it is imported where it is used.
+"""
 
 import re
 import resource
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from joblib import cpu_count
 
 from lumin.errors import UserError
@@ -16,7 +19,11 @@ PRECISIONS = ("auto", "tf32", "fp32", "bf16")
 
 def choose(device: str = "auto", precision: str = "auto", threads: int | None = None) -> Stack:
     """The command line's choices -> a Stack, `auto` resolved for this machine."""
+    if find_spec("torch") is None and "auto" in (device, precision):
+        device, precision = "cpu", "fp32"  # nothing is trained here
     if device == "auto":
+        import torch
+
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UserError(f"No device {device!r}. Use --device auto, cpu, cuda or cuda:1.")
@@ -33,6 +40,8 @@ def choose(device: str = "auto", precision: str = "auto", threads: int | None = 
 
 def fastest_precision() -> str:
     """Of this CPU's convolutions."""
+    import torch
+
     # DEVIATION: convolutions in bfloat16 on CPUs that have it; --precision fp32 turns it off.
     chip = torch.cpu.get_capabilities()
     return "bf16" if chip.get("avx512_bf16") or chip.get("amx_bf16") else "fp32"
@@ -45,6 +54,8 @@ def cores() -> int:
 
 def describe(stack: Stack) -> dict[str, str | int]:
     """What the bits of a training depend on."""
+    import torch
+
     if stack.device.startswith("cuda"):
         chip = {
             "gpu": torch.cuda.get_device_name(stack.device),

@@ -20,20 +20,28 @@ import subprocess
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from safetensors.numpy import load_file
-
 from lumin.errors import UserError
 from lumin.exact import atomic, digest, sha256, sweep, write
 from lumin.locks import lock
 
 MANIFEST, SUMS, IN_FLIGHT = "manifest.json", "SHA256SUMS", ".lumin"
+ARCHIVE = "archive.zip"  # which archive.py makes of the others
 PARTS = ("settings", "stacks", "stages", "unverified")
 
 
 def tensors(path: Path) -> dict[str, str]:
-    """A .safetensors file -> name: SHA-256 of the tensor's little-endian values in C order."""
-    values = sorted(load_file(path).items())
-    return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in values}
+    """A .safetensors file -> name: SHA-256 of the tensor's little-endian values in C order.
+
+    The file is the length of a header in 8 bytes, the header in JSON, and the values as they are.
+    """
+    data = memoryview(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    hashes = {}
+    for name, about in sorted(json.loads(bytes(data[8:start])).items()):
+        if name != "__metadata__":
+            first, end = about["data_offsets"]
+            hashes[name] = hashlib.sha256(data[start + first : start + end]).hexdigest()
+    return hashes
 
 
 def source() -> str:
@@ -67,6 +75,14 @@ def claim_folder(
                 pass
         with contextlib.suppress(OSError):  # not empty, or gone
             (out / IN_FLIGHT).rmdir()
+
+
+def remove_empty(folder: Path, out: Path) -> None:
+    """Remove a folder inside `out`, and those that it lies in, as far as they are empty."""
+    while folder != out:
+        with contextlib.suppress(OSError):  # not empty, or not there
+            folder.rmdir()
+        folder = folder.parent
 
 
 # ---- reading and writing -------------------------------------------------------------------------

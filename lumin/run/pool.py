@@ -23,8 +23,8 @@ from lumin.errors import Busy, Interrupted, UserError
 from lumin.locks import lock
 from lumin.run import manifest, training
 from lumin.run.schedule import chains
+from lumin.run.stages import Training
 from lumin.run.study import Study
-from lumin.run.training import Training
 from lumin.training.machine import Stack
 
 Costs = dict[tuple[Path, str], dict]  # outputs folder and stage -> seconds, epochs, ...
@@ -263,7 +263,7 @@ def in_flight(out: Path) -> Iterator[tuple[Path, Path]]:
     finally:
         log.unlink(missing_ok=True)
         stop.unlink(missing_ok=True)
-        training.remove_empty(folder, out.resolve())
+        manifest.remove_empty(folder, out.resolve())
 
 
 def sweep(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""The first stage: DICOM files and sheet -> cohort.csv and the image store."""
+"""The first two stages: DICOM files and sheet -> cohort.csv and the image store; the split."""
 
 import csv
 import io
@@ -6,7 +6,6 @@ import resource
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -20,25 +19,20 @@ from lumin.data.store import build_store, file_name, mean_aspect
 from lumin.errors import UserError
 from lumin.evaluation.markdown import as_json
 from lumin.exact import digest, sha256
-from lumin.paper.recipe import PAPER
 from lumin.paper.stated import ASPECT, IMAGES
-from lumin.run import crops, manifest
+from lumin.run import crops, manifest, stages
 from lumin.run.crops import Doubts
 from lumin.run.machine import cores, peak_resident
-from lumin.run.make import Files, Stage, remake
+from lumin.run.make import Files, Stage, make, remake
 from lumin.run.notes import note
 from lumin.run.pool import explained
 from lumin.run.study import Study
-
-VERSION = 2  # raised by hand when the images change meaning
-# Fields of Recipe that change the images; among the settings only where they are not the usual ones
-IMAGE_CHOICES = {name: getattr(PAPER, name) for name in ("window", "keep_aspect", "quality")}
 
 
 def prepare(study: Study) -> None:
     """Make cohort and images, unless they are still true of the data folder."""
     recorded = {} if study.overwrite else manifest.read(study.out)["stages"].get("prepare", {})
-    settings = images_settings(study)
+    settings = stages.images_settings(study)
     if recorded and not study.data.exists():
         settings |= {"sheet": recorded["inputs"].get("sheet")}
         if not Stage("prepare", (), settings, dict).stale(study.out):
@@ -58,11 +52,6 @@ def prepare(study: Study) -> None:
     study.screen.say(f"Images: to be made ({why}).")
     remake(study.out, stage)
     return None
-
-
-def settings_stage(study: Study) -> Stage:
-    """The images' settings alone, as verification holds the manifest to them."""
-    return Stage("prepare", (), images_settings(study), dict)
 
 
 def reason(study: Study, stage: Stage, listing: Listing) -> str:
@@ -126,18 +115,6 @@ def cost(seconds: float, images: int) -> dict[str, float]:
     return {"seconds": seconds, "images_per_second": images / seconds, "peak_memory": memory}
 
 
-def images_settings(study: Study) -> dict[str, object]:
-    """What the images depend on besides the DICOM files."""
-    ours = asdict(study.recipe)
-    settings = {"size": [study.recipe.height, study.recipe.width], "version": VERSION}
-    for name, usual in IMAGE_CHOICES.items():
-        if ours[name] != usual:
-            settings[name] = str(ours[name])
-    if study.cleaned:
-        settings["corrections"] = sha256(corrections.FILE)
-    return settings
-
-
 def identity(study: Study, found: Cohort) -> dict[str, str]:
     """What the outputs folder is about: the images' names, and what the tables' titles say."""
     images, count = digest([m.image for m in found.mammograms]), len(found.mammograms)
@@ -164,6 +141,20 @@ def check_disk(study: Study, count: int) -> None:
     if free < need:
         raise UserError(
             f"The disk of {study.out} is full. Free {need / 1e9:.1f} GB, or name another --out."
+        )
+
+
+def images_and_split(study: Study) -> None:
+    """Both, made where they are missing."""
+    with manifest.claim_folder(study.out, patience=stages.WAIT):
+        prepare(study)
+        if make(study.out, stages.split_stage(study)):
+            study.screen.say("Split: done.")
+    old = stages.outdated(study.out)
+    if old:
+        study.screen.say(
+            f"{study.out} was made by an earlier version of lumin. To be made again, each kept "
+            f"until then: {', '.join(old)}."
         )
 
 

@@ -1,20 +1,25 @@
 """Levels 2 and 3 of verification: predictions from weights and images, weights from seeds."""
 
+import hashlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from lumin.data.mammogram import file_name, read_images_csv
+from lumin.data.store import decode
 from lumin.errors import UserError
 from lumin.exact import sha256
+from lumin.paper.recipe import PAPER
 from lumin.run import manifest, training
 from lumin.run.findings import Finding, differing, recorded
 from lumin.run.machine import describe
-from lumin.run.training import Training
+from lumin.run.stages import Training
 from lumin.run.verify import tensors
 from lumin.training.network import restore
 from lumin.training.train import Pixels, predict, predictions_csv
@@ -23,6 +28,35 @@ from lumin.training.train import Pixels, predict, predictions_csv
 # orders. Of the demo's networks, against float64, 100 images: float32 7e-7, bfloat16 8e-3; TF32
 # rounds to 3 bits more.
 TOLERANCE = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 2e-2}
+
+
+# ---- level 2 -------------------------------------------------------------------------------------
+
+
+def pictures(out: Path) -> list[Finding]:
+    """Are the pixels of every image file those of the store?"""
+    found = recorded(out)
+    if not any((out / "images").glob("*")):
+        return [Finding("prepare", "images", "are not here, so not checked", None)]
+    stack = found["stacks"].get(found["stages"].get("prepare", {}).get("stack"), {})
+    decoders = sorted({str(stack.get("pillow")), version("pillow")})
+    quality = found["settings"].get("quality", PAPER.quality)
+    findings: list[Finding] = []
+    for row in read_images_csv(out / "images.csv"):
+        findings += picture(out, file_name(row.image, quality), row.sha256, decoders)
+    return findings or [Finding("prepare", "", "the image files show what the store has", True)]
+
+
+def picture(out: Path, name: str, sha: str, decoders: list[str]) -> Iterator[Finding]:
+    """An image file whose pixels are not the recorded ones; by another Pillow that may be."""
+    try:
+        decoded = decode((out / name).read_bytes())
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three on damaged files
+        yield Finding("prepare", name, f"cannot be decoded ({error})", False)
+        return
+    if hashlib.sha256(decoded.tobytes()).hexdigest() != sha:
+        what = f"other pixels than images.csv says, by Pillow {' and '.join(decoders)}"
+        yield Finding("prepare", name, what, False if len(decoders) == 1 else None)
 
 
 def predictions(out: Path, trainings: Sequence[Training]) -> list[Finding]:
@@ -41,7 +75,8 @@ def predicted(found: dict, one: Training) -> Finding:
     there = one.out / name
     for path in (one.out / weights, one.out / "images.npy", there):
         if not path.is_file():
-            return Finding(one.name, name, f"{path} is not here, so not checked", None)
+            what = f"{path.relative_to(one.out)} is not here, so not checked"
+            return Finding(one.name, name, what, None)
     if one.stack.device.startswith("cuda") and not torch.cuda.is_available():
         one = replace(one, stack=replace(one.stack, device="cpu"))
     device = one.stack.settle()
@@ -88,6 +123,9 @@ def apart(far: float) -> str:
     return "other images or columns" if far == math.inf else f"largest difference {far:.2g}"
 
 
+# ---- level 3 -------------------------------------------------------------------------------------
+
+
 def retrained(
     one: Training, folder: Path, say: Callable[[dict], None] = lambda line: None
 ) -> list[Finding]:
@@ -125,9 +163,10 @@ def unfit(found: dict, one: Training) -> Finding | None:
     if one.stack.device.startswith("cuda") and not torch.cuda.is_available():
         what = f"was trained on {one.stack.device}; no GPU is here to train it again"
         return Finding(one.name, "", what, None)
-    if one.start and not one.start.is_file():
-        what = f"its starting weights, {one.start.name}, are not here"
-        return Finding(one.name, "", what, None)
+    named = str(one.settings.get("start")).startswith("file ")  # --weights FILE
+    if (one.start and not one.start.is_file()) or (named and not one.start):
+        name = one.start.name if one.start else one.settings["start"]
+        return Finding(one.name, "", f"its starting weights, {name}, are not here", None)
     changed = differing(found["stages"][one.name]["inputs"], one.stage().inputs(one.out))
     if changed:
         what = f"was made from another {', '.join(changed)} than is here"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lumin.training.tasks import BY_NAME
 
 if TYPE_CHECKING:
-    from lumin.run.training import Training
+    from lumin.run.stages import Training
 
 
 def chains(trainings: Sequence["Training"]) -> list[list["Training"]]:

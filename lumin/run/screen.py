@@ -23,7 +23,7 @@ from lumin.run.render import render
 from lumin.run.schedule import Forecast, duration
 
 if TYPE_CHECKING:
-    from lumin.run.training import Training
+    from lumin.run.stages import Training
 
 for stream in (sys.stdout, sys.stderr):  # no character that a terminal lacks may end a run
     if isinstance(stream, io.TextIOWrapper):

@@ -1,16 +1,18 @@
 """The pipeline of a study, one row a stage: images -> split -> 25 trainings -> tables.
 
-The functions of the heart do the work; a stage says which files go in and which come out. The
-images have a file of their own, prepare.py.
+The functions of the heart do the work; a stage says which files go in and which come out. How the
+images are made, and how a fold is trained, is in prepare.py and training.py: rows are read without
+PyTorch and pydicom.
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 
+from lumin import cmmd
 from lumin.data import split
 from lumin.data.mammogram import Mammogram, read_cohort_csv
 from lumin.errors import UserError
@@ -18,29 +20,44 @@ from lumin.evaluation import tables
 from lumin.evaluation.markdown import Provenance
 from lumin.exact import digest, seed, sha256
 from lumin.paper.published import TABLE1, TABLE2, TABLES, tasks_of
-from lumin.paper.recipe import departures
+from lumin.paper.recipe import PAPER, departures
 from lumin.paper.stated import FOLDS
 from lumin.run import manifest
-from lumin.run.make import Stage, make
-from lumin.run.prepare import prepare
+from lumin.run.make import Files, Stage, make
 from lumin.run.shuffle import shuffled
 from lumin.run.study import Study
-from lumin.run.training import Training
-from lumin.training import network
-from lumin.training.fold import make_fold
+from lumin.training.fold import Fold, make_fold
+from lumin.training.machine import Stack, imagenet
 from lumin.training.tasks import Task
 
 # Raised by hand when a stage's code changes meaning
-VERSIONS = {"split": 1, "train": 3, "tables": 3}
+VERSIONS = {"prepare": 2, "split": 1, "train": 3, "tables": 3}
+# Fields of Recipe that change the images; among the settings only where they are not the usual ones
+IMAGE_CHOICES = {name: getattr(PAPER, name) for name in ("window", "keep_aspect", "quality")}
 WAIT = 1800.0  # seconds to wait for another process to finish with images, split or a table
 
 
 def pipeline(study: Study) -> dict[str, Stage]:
-    """Every stage after the images, by name, in order."""
-    rows = [split_stage(study)]
+    """Every stage by name, in order; how images and trainings are made is left out."""
+    rows = [Stage("prepare", (), images_settings(study), dict), split_stage(study)]
     rows += [training.stage() for training in all_trainings(study)]
     rows += [table_stage(study, name) for name in TABLES]
     return {row.name: row for row in rows}
+
+
+# ---- images --------------------------------------------------------------------------------------
+
+
+def images_settings(study: Study) -> dict[str, object]:
+    """What the images depend on besides the DICOM files."""
+    ours = asdict(study.recipe)
+    settings = {"size": [study.recipe.height, study.recipe.width], "version": VERSIONS["prepare"]}
+    for name, usual in IMAGE_CHOICES.items():
+        if ours[name] != usual:
+            settings[name] = str(ours[name])
+    if study.cleaned:
+        settings["corrections"] = sha256(Path(cmmd.__file__).with_name("corrections.csv"))
+    return settings
 
 
 # ---- split ---------------------------------------------------------------------------------------
@@ -98,6 +115,56 @@ def training_seed(study: Study) -> int:
 # ---- trainings -----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Training:
+    """A fold to train, as plain values, so that it can be sent to another process or machine.
+
+    start      file of the weights that it starts from, chosen by stages.training; None: random
+    made_from  files of `out` that its own depend on
+    settings   what else they depend on
+    """
+
+    out: Path
+    fold: Fold
+    stack: Stack
+    start: Path | None
+    made_from: tuple[str, ...]
+    settings: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        """Its name in the manifest."""
+        return f"train/{self.fold.task.name}/fold{self.fold.number}"
+
+    @property
+    def place(self) -> tuple[Path, str]:
+        """Its outputs folder and its name in the manifest: what no two trainings share."""
+        return self.out, self.name
+
+    def anywhere(self) -> "Training":
+        """The same, whatever the working directory of the process that runs it."""
+        return replace(self, out=self.out.resolve(), start=self.start and self.start.resolve())
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where it goes on after an interruption."""
+        folder = self.out / manifest.IN_FLIGHT / "checkpoints"
+        return folder / self.fold.task.name / f"fold{self.fold.number}.pt"
+
+    def discard_checkpoint(self) -> None:
+        """Remove the checkpoint, and its folders as far as they are empty."""
+        self.checkpoint.unlink(missing_ok=True)
+        manifest.remove_empty(self.checkpoint.parent, self.out)
+
+    def stage(self, make: Callable[[], Files] = dict) -> Stage:
+        """Its row of the pipeline, without the stack."""
+        return Stage(self.name, self.made_from, self.settings, make)
+
+    def stale(self) -> str:
+        """Why it must run, in words; "" if its outputs are there and still true."""
+        return self.stage().stale(self.out)
+
+
 def trainings(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]:
     """(task, fold) pairs -> their trainings, each after the one that it starts from."""
     mammograms = read_mammograms(study)
@@ -121,7 +188,7 @@ def training(study: Study, task: Task, number: int, mammograms: Sequence[Mammogr
         start = study.out / weights
         made_from.append(weights)
     else:
-        start = network.imagenet() if study.recipe.weights == "imagenet" else study.start
+        start = imagenet() if study.recipe.weights == "imagenet" else study.start
         settings["start"] = study.recipe.weights
     return Training(
         out=study.out,
@@ -211,20 +278,6 @@ def tabulate(study: Study, name: str) -> None:
     """Make a table where it is missing; its trainings must be there."""
     with manifest.claim_folder(study.out, patience=WAIT):
         make(study.out, table_stage(study, name))
-
-
-def images_and_split(study: Study) -> None:
-    """Both, made where they are missing."""
-    with manifest.claim_folder(study.out, patience=WAIT):
-        prepare(study)
-        if make(study.out, split_stage(study)):
-            study.screen.say("Split: done.")
-    old = outdated(study.out)
-    if old:
-        study.screen.say(
-            f"{study.out} was made by an earlier version of lumin. To be made again, each kept "
-            f"until then: {', '.join(old)}."
-        )
 
 
 def outdated(out: Path) -> list[str]:

@@ -1,78 +1,24 @@
 """One fold of one task in an outputs folder: stopped at any step and gone on with, same bytes."""
 
-import contextlib
 import io
 import resource
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from lumin.errors import Interrupted, UserError
 from lumin.exact import digest, sweep, write
 from lumin.paper.stated import BATCH
-from lumin.run import manifest
 from lumin.run.machine import describe, peak_resident
-from lumin.run.make import Files, Stage, make
-from lumin.training.fold import Fold
+from lumin.run.make import make
+from lumin.run.stages import Training
 from lumin.training.machine import Stack
 from lumin.training.network import starting_weights
 from lumin.training.train import Pixels, State, begin, fit, outcome
 
 CHECKPOINT_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Training:
-    """A fold to train, as plain values, so that it can be sent to another process or machine.
-
-    start      file of the weights that it starts from, chosen by stages.training; None: random
-    made_from  files of `out` that its own depend on
-    settings   what else they depend on
-    """
-
-    out: Path
-    fold: Fold
-    stack: Stack
-    start: Path | None
-    made_from: tuple[str, ...]
-    settings: Mapping[str, object]
-
-    @property
-    def name(self) -> str:
-        """Its name in the manifest."""
-        return f"train/{self.fold.task.name}/fold{self.fold.number}"
-
-    @property
-    def place(self) -> tuple[Path, str]:
-        """Its outputs folder and its name in the manifest: what no two trainings share."""
-        return self.out, self.name
-
-    def anywhere(self) -> "Training":
-        """The same, whatever the working directory of the process that runs it."""
-        return replace(self, out=self.out.resolve(), start=self.start and self.start.resolve())
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where it goes on after an interruption."""
-        folder = self.out / manifest.IN_FLIGHT / "checkpoints"
-        return folder / self.fold.task.name / f"fold{self.fold.number}.pt"
-
-    def discard_checkpoint(self) -> None:
-        """Remove the checkpoint, and its folders as far as they are empty."""
-        self.checkpoint.unlink(missing_ok=True)
-        remove_empty(self.checkpoint.parent, self.out)
-
-    def stage(self, make: Callable[[], Files] = dict) -> Stage:
-        """Its row of the pipeline."""
-        stack = describe(self.stack)
-        return Stage(self.name, self.made_from, self.settings, make, stack=stack)
-
-    def stale(self) -> str:
-        """Why it must run, in words; "" if its outputs are there and still true."""
-        return self.stage().stale(self.out)
 
 
 def run(training: Training, say: Callable[[dict], None], stop: Callable[[], bool]) -> dict:
@@ -88,7 +34,8 @@ def run(training: Training, say: Callable[[dict], None], stop: Callable[[], bool
         epochs.append(line)
         say(line)
 
-    make(training.out, training.stage(lambda: trained(training, after_epoch, stop)))
+    row = training.stage(lambda: trained(training, after_epoch, stop))
+    make(training.out, replace(row, stack=describe(training.stack)))
     training.discard_checkpoint()
     seconds = time.perf_counter() - started
     return {
@@ -157,14 +104,6 @@ def belonging(training: Training) -> dict[str, object]:
     """To what a checkpoint belongs: another one is not gone on with."""
     inputs = training.stage().inputs(training.out)
     return {"inputs": digest(inputs), "stack": describe(training.stack)}
-
-
-def remove_empty(folder: Path, out: Path) -> None:
-    """Remove a folder inside `out`, and those that it lies in, as far as they are empty."""
-    while folder != out:
-        with contextlib.suppress(OSError):  # not empty, or not there
-            folder.rmdir()
-        folder = folder.parent
 
 
 def peak_memory(stack: Stack) -> int:

@@ -1,11 +1,23 @@
-"""The machine that trains: device, precision, threads, and PyTorch's switches for exact results."""
+"""The machine that trains: device, precision, threads, and PyTorch's switches for exact results.
+
+Tables are checked without PyTorch, so it is imported where it is used.
+"""
 
 import os
 from dataclasses import dataclass
-
-import torch
+from pathlib import Path
+from typing import Any
 
 from lumin.errors import UserError
+
+IMAGENET_SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
+
+
+def imagenet() -> Path:
+    """Where torchvision keeps IMAGENET1K_V1; the name carries the beginning of its SHA-256."""
+    cache = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+    home = Path(os.environ.get("TORCH_HOME", cache)).expanduser()
+    return home / f"hub/checkpoints/resnet18-{IMAGENET_SHA256[:8]}.pth"
 
 
 @dataclass(frozen=True)
@@ -16,8 +28,10 @@ class Stack:
     precision: str
     threads: int
 
-    def settle(self) -> torch.device:
-        """Make this process deterministic. All of PyTorch's switches for that are here."""
+    def settle(self) -> Any:
+        """Make this process deterministic -> a torch.device. All switches for that are here."""
+        import torch
+
         if self.device.startswith("cuda"):
             count = torch.cuda.device_count()
             if int(self.device.partition(":")[2] or 0) >= count:

@@ -13,10 +13,9 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from lumin.errors import UserError
 from lumin.exact import seed, sha256
-from lumin.training.machine import Stack
+from lumin.training.machine import IMAGENET_SHA256, Stack, imagenet
 from lumin.training.tasks import Task
 
-IMAGENET_SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
 Weights = Mapping[str, Tensor]  # by name
 
 
@@ -63,11 +62,6 @@ class Classifier(ResNet):
 
 
 # ---- weights -------------------------------------------------------------------------------------
-
-
-def imagenet() -> Path:
-    """Where torchvision keeps IMAGENET1K_V1; the name carries the beginning of its SHA-256."""
-    return Path(torch.hub.get_dir(), "checkpoints", Path(ResNet18_Weights.IMAGENET1K_V1.url).name)
 
 
 def download_imagenet() -> None:

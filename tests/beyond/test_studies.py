@@ -452,4 +452,4 @@ def test_a_backend_that_cannot_be(tmp_path, words, hint):
 
 def test_every_task_of_the_comparison_is_the_papers():
     assert set(silences.COMPARED) <= {task.name for task in TASKS}
-    assert prepare.IMAGE_CHOICES.keys() <= vars(recipe.PAPER).keys()
+    assert stages.IMAGE_CHOICES.keys() <= vars(recipe.PAPER).keys()

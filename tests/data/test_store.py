@@ -40,7 +40,7 @@ from pydicom.uid import (
 )
 from scipy import ndimage
 
-from lumin.data import dicom, split, store
+from lumin.data import dicom, mammogram, split, store
 from lumin.data.breast import find_breast
 from lumin.errors import UserError
 from lumin.paper.recipe import PAPER, Recipe
@@ -421,8 +421,8 @@ def test_without_a_quality_it_is_a_png_and_nothing_is_lost():
     file = store.encode(image, None)
     assert Image.open(io.BytesIO(file)).format == "PNG"
     np.testing.assert_array_equal(store.decode(file), image)
-    assert store.file_name("1.2.3", None) == "images/1.2.3.png"
-    assert {store.file_name("1.2.3", quality) for quality in (1, 95)} == {"images/1.2.3.jpg"}
+    assert mammogram.file_name("1.2.3", None) == "images/1.2.3.png"
+    assert {mammogram.file_name("1.2.3", quality) for quality in (1, 95)} == {"images/1.2.3.jpg"}
 
 
 def test_the_default_recipe_is_the_linear_window_stretched_at_quality_95(tmp_path):
@@ -615,7 +615,7 @@ def test_the_store_is_the_decoded_jpegs_in_the_order_given(tmp_path, monkeypatch
         assert line.sha256 == hashlib.sha256(pixels.tobytes()).hexdigest()
         assert line[4:] == crop.box == reference_box(breast(seed=4 - row))
     assert steps == [(2, 5), (4, 5), (5, 5)]
-    assert store.read_images_csv(tmp_path / "out/images.csv") == [line for line, _ in stored]
+    assert mammogram.read_images_csv(tmp_path / "out/images.csv") == [line for line, _ in stored]
     first = (tmp_path / "out/images.csv").read_text().splitlines()[0]
     assert first == "image,row,stored_sha256,sha256,top,left,height,width"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [

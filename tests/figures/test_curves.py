@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from lumin.data.mammogram import Mammogram
-from lumin.data.store import Row
+from lumin.data.mammogram import Mammogram, Row
 from lumin.errors import UserError
 from lumin.evaluation import cells
 from lumin.figures import curves, dots, figure2, losses, style

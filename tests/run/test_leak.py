@@ -23,8 +23,8 @@ from lumin.data import mammogram
 from lumin.data.mammogram import Mammogram, classes
 from lumin.paper.recipe import Recipe
 from lumin.run import stages
+from lumin.run.stages import Training
 from lumin.run.study import Study
-from lumin.run.training import Training
 from lumin.training.tasks import BY_NAME
 
 FOLDS = range(5)

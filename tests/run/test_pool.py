@@ -22,7 +22,7 @@ from lumin import exact
 from lumin.errors import Interrupted, UserError
 from lumin.run import manifest, pool
 from lumin.run.pool import chains, following
-from lumin.run.training import Training
+from lumin.run.stages import Training
 from lumin.training.machine import Stack
 from lumin.training.tasks import BY_NAME, TASKS
 

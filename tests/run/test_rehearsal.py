@@ -18,7 +18,6 @@ from lumin.data.mammogram import read_cohort_csv
 from lumin.data.store import build_store, read_images_csv
 from lumin.errors import UserError
 from lumin.paper.recipe import DEMO
-from lumin.run import stages
 from lumin.run.learn import learn
 
 MCBD = SHARED / "real/mcbd"
@@ -44,7 +43,7 @@ def test_real_breasts_are_prepared_as_an_independent_count_has_them_and_trained_
     data, out = cmmd_form(tmp_path / "data", monkeypatch), tmp_path / "out"
     recipe = replace(DEMO, abnormality_epochs=1)
     study = replace(tiny_study(data, out), recipe=recipe, screen=Quiet())
-    stages.images_and_split(study)
+    prepare.images_and_split(study)
 
     mammograms, groups = read_cohort_csv(out / "cohort.csv")
     assert len(mammograms) == 350

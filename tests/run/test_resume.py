@@ -25,8 +25,8 @@ from lumin.run import manifest, options, stages
 from lumin.run import training as trainings
 from lumin.run.learn import learn
 from lumin.run.prepare import prepare
+from lumin.run.stages import Training
 from lumin.run.study import Study
-from lumin.run.training import Training
 from lumin.training.machine import Stack
 
 IMAGES, EPOCHS = 28, 3  # 20 images to train: two steps an epoch

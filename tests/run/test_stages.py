@@ -16,7 +16,7 @@ from lumin.exact import seed
 from lumin.run import manifest, stages
 from lumin.run.learn import learn
 from lumin.run.notes import note
-from lumin.run.prepare import prepare
+from lumin.run.prepare import images_and_split, prepare
 from lumin.training.machine import Stack
 
 FOLDS = range(5)
@@ -166,7 +166,7 @@ def hidden(out):
 
 def test_nothing_that_was_in_flight_stays(begun, monkeypatch):
     monkeypatch.setattr("lumin.run.training.run", pretend)
-    stages.images_and_split(begun)
+    images_and_split(begun)
     learn([begun], ["luminal-transfer"], [0])
     stages.tabulate(begun, "table1")
     assert hidden(begun.out) == []
@@ -234,7 +234,7 @@ def test_a_folder_of_an_earlier_version_is_told_once_and_kept_until_it_is_made_a
         content["stages"][name]["inputs"]["version"] -= 1
     (study.out / "manifest.json").write_text(json.dumps(content))
     files = {path: path.read_bytes() for path in study.out.rglob("*") if path.is_file()}
-    stages.images_and_split(study)
+    images_and_split(study)
     (line,) = [text for text in said if "earlier version" in text]
     assert line.endswith("until then: 2 trainings, table2b.")
     assert {path: path.read_bytes() for path in files} == files

@@ -16,13 +16,12 @@ from studies import RECIPE
 from lumin import exact
 from lumin.errors import UserError
 from lumin.paper.recipe import Recipe
-from lumin.run import compare, manifest, recompute, stages, training, verify
+from lumin.run import compare, manifest, recompute, review, stages, training, verify
 from lumin.run.findings import Finding
 from lumin.run.machine import describe
 from lumin.run.make import Stage, make
-from lumin.run.prepare import images_settings
+from lumin.run.stages import Training
 from lumin.run.study import STACK_SETTINGS, Study
-from lumin.run.training import Training
 from lumin.training.machine import Stack
 from lumin.training.network import network
 from lumin.training.train import Pixels, predict, predictions_csv
@@ -30,6 +29,7 @@ from lumin.training.train import Pixels, predict, predictions_csv
 WANTED = [("luminal-transfer", 0)]  # and the MLMC fold that it starts from
 MLMC, LUMINAL = "train/mlmc/fold0", "train/luminal-transfer/fold0"
 JUDGED = "predictions/luminal-transfer/fold0.csv"
+FILES_OF_MLMC = ("weights/mlmc/fold0.safetensors", "history/mlmc/fold0.jsonl")
 
 
 def of(study: Study, out: Path) -> Study:
@@ -52,11 +52,11 @@ def predictions_of(one: Training) -> str:
     )
 
 
-def mean_stage(out: Path) -> Stage:
+def mean_stage(out: Path, judged: str = JUDGED) -> Stage:
     """A table that follows from predictions: their mean, and one number of a solver."""
 
     def make() -> dict[str, str]:
-        lines = (out / JUDGED).read_text().splitlines()[1:]
+        lines = (out / judged).read_text().splitlines()[1:]
         mean = float(np.mean([float(line.split(",")[-1]) for line in lines]))
         data = {"mean": mean, "sheet alone": {"age": 0.5}}
         sections = [
@@ -70,7 +70,7 @@ def mean_stage(out: Path) -> Stage:
         text = "\n\n".join(sections) + "\n"
         return {"tables/mean.md": text, "tables/mean.json": json.dumps(data, indent=1) + "\n"}
 
-    return Stage("mean", (JUDGED,), {"version": 1}, make, ("numpy",))
+    return Stage("mean", (judged,), {"version": 1}, make, ("numpy",), quick=True)
 
 
 def tables(study: Study) -> list[Stage]:
@@ -82,8 +82,7 @@ def tables(study: Study) -> list[Stage]:
 
 def every_stage(study: Study) -> list[Stage]:
     """All stages whose settings are known without the data."""
-    images = Stage("prepare", (), images_settings(study), dict)
-    return [images, *stages.pipeline(study).values(), mean_stage(study.out)]
+    return [*stages.pipeline(study).values(), mean_stage(study.out)]
 
 
 @pytest.fixture(scope="session")
@@ -115,9 +114,9 @@ def copy(finished, tmp_path) -> Study:
 
 
 def level1(study: Study) -> list[Finding]:
-    """All that can be checked anywhere."""
+    """All but the trainings; the image files, which level 2 decodes, as well."""
     now = of(study, study.out)
-    findings = [*verify.hashes(now.out), *verify.images(now.out)]
+    findings = [*verify.hashes(now.out), *verify.images(now.out), *recompute.pictures(now.out)]
     return [*findings, *verify.made_with(now.out, every_stage(now)), *remade(now)]
 
 
@@ -212,11 +211,9 @@ def test_a_changed_file_is_named(copy, name, damage):
     else:
         path.unlink()
     found = verify.hashes(copy.out)
-    if (
-        name == "images.npy" and damage == "remove"
-    ):  # as a whole it may be left out, but that is said
+    if name in ("images.npy", "sources.csv") and damage == "remove":  # may be left out, as is said
         assert [(f.file, f.ok) for f in found if not f.ok] == [("", None)]
-        assert "images.npy: not here, so not checked" in [f.what for f in found]
+        assert f"{name}: not here, so not checked" in [f.what for f in found]
     else:
         assert wrong(found) == {name}
         assert {f.stage for f in found if f.ok is False} == {FILES[name]}
@@ -312,6 +309,7 @@ def test_a_damaged_manifest_is_one_message(copy, tmp_path):
     for check, *more in (
         (verify.hashes,),
         (verify.images,),
+        (recompute.pictures,),
         (verify.remade, []),
         (verify.made_with, []),
         (recompute.predictions, []),
@@ -341,6 +339,7 @@ def test_a_name_that_leads_out_of_the_folder_is_not_followed(copy, tmp_path):
         ("figures/figure2.png", "nothing"),
         (".lumin/checkpoints/mlmc/fold1.pt", "nothing"),
         ("SHA256SUMS", "nothing"),
+        ("archive.zip", "nothing"),
         ("phantom/1.dcm", "nothing"),
     ],
 )
@@ -366,7 +365,7 @@ def test_a_folder_sent_without_images_and_weights(copy):
     found = level1(copy)
     assert wrong(found) == set()
     said = [finding.what for finding in found if finding.ok is None]
-    assert len(said) == 4  # prepare, two trainings, and the pixels
+    assert len(said) == 5  # prepare, two trainings, the store and the image files
     assert all("not here, so not checked" in what for what in said)
     flip(copy.out / "predictions/luminal-transfer/fold0.csv")
     assert "predictions/luminal-transfer/fold0.csv" in wrong(level1(copy))
@@ -554,6 +553,47 @@ def test_a_stage_of_one_folder_alone(finished, copy):
     ]
 
 
+TABLE = {
+    "one": {"mlmc": {"mass": {"folds": [0.5], "mean": 0.5, "sd": 0.25}}},
+    "two": {"mlmc": {"mass": {"folds": [0.5], "mean": 0.75, "sd": 0.125}}},
+    "paper": {"Mass": {"mlmc": {"mean": 0.9, "sd": 0.1}}},
+}
+
+
+def test_the_cell_that_differs_most_is_named_and_whether_the_stack_may_be_why(finished, copy):
+    def found() -> Finding:
+        manifests = manifest.read(finished.out), manifest.read(copy.out)
+        (finding,) = compare.tables(finished.out, copy.out, *manifests)
+        return finding
+
+    path = copy.out / "tables/table2a.json"
+    (finished.out / "tables/table2a.json").write_text(json.dumps(TABLE))
+    path.write_text(json.dumps(TABLE))
+    assert (found().what, found().ok) == ("none of 2 cells differs", True)
+
+    text = json.dumps(TABLE).replace("0.75", "0.7").replace("0.5,", "0.51,").replace("0.9", "0.1")
+    path.write_text(text)
+    largest = "largest difference of a cell 0.0500 (SD over folds 0.1250), "
+    assert found().what.startswith(largest + "table2a / two / mlmc / mass; no other stack gives it")
+    assert found().ok is False
+
+    flip(copy.out / FILES_OF_MLMC[0], 100)
+    rehash(copy.out, MLMC, FILES_OF_MLMC[0])
+    assert found().what.endswith("the trainings are the same, or on the same stack")
+
+    def elsewhere(there: dict) -> None:
+        there["stages"][MLMC]["stack"] = "elsewhere"
+        there["stacks"]["elsewhere"] = describe(finished.stack) | {"torch": "9"}
+
+    edit(copy.out, elsewhere)
+    assert "another stack may give it, as another seed would (torch " in found().what
+    assert found().ok is None
+    edit(copy.out, lambda there: there["stages"][MLMC]["inputs"].update({"split.csv": "another"}))
+    assert found().what.endswith("the trainings were made from another split.csv")
+    assert found().ok is False
+    (finished.out / "tables/table2a.json").unlink()
+
+
 def test_nothing_in_common_is_a_difference(finished, tmp_path):
     manifest.claim(tmp_path / "other", {"seed": 0})
     assert any(finding.ok is False for finding in compare.against(finished.out, tmp_path / "other"))
@@ -613,6 +653,49 @@ def test_a_forger_of_predictions_is_caught(judged):
     (found,) = recompute.predictions(judged.out, [judged])
     assert (found.file, found.ok) == (judged.fold.files[2], False)
     assert "does not follow from the weights, on the same stack" in found.what
+
+
+def states(study: Study, table: Stage, predict: bool, retrain: str | None) -> dict[str, set]:
+    """What each level of a review says."""
+    levels: dict[str, set] = {}
+    for level, findings in review.review(study, [table], None, predict, retrain):
+        levels.setdefault(level, set()).update(finding.ok for finding in findings)
+    return levels
+
+
+def enter(one: Training, table: Stage) -> None:
+    """Enter a training's files and make the table anew, as the kit itself does."""
+    inputs = one.stage().inputs(one.out)
+    manifest.commit(one.out, one.name, one.fold.files, inputs, describe(one.stack))
+    assert make(one.out, table)
+
+
+def test_who_alters_predictions_and_redoes_all_else_passes_level_1_and_fails_level_2(
+    prepared, judged
+):
+    study, table = replace(prepared, out=judged.out), mean_stage(judged.out, judged.fold.files[2])
+    enter(judged, table)
+    assert states(study, table, True, None)["Level 2"] == {True}
+    fold, rows = judged.fold, np.concatenate([judged.fold.test, judged.fold.validation])
+    exact.write(judged.out / fold.files[2], predictions_csv(fold, rows, fold.targets[rows]))
+    enter(judged, table)
+    found = states(study, table, True, None)
+    assert found.pop("") == {True}
+    assert found == {"Level 1": {True}, "Level 2": {False}}
+
+
+@pytest.mark.slow
+def test_who_trains_on_test_patients_passes_level_2_and_fails_level_3(prepared, tmp_path):
+    """The weights are real ones, and all that follows from them does follow."""
+    study = replace(prepared, out=shutil.copytree(prepared.out, tmp_path / "out"))
+    (one,) = stages.trainings(study, [("mlmc", 0)])
+    seen = np.concatenate([one.fold.train, one.fold.test])
+    training.run(replace(one, fold=replace(one.fold, train=seen)), lambda _: None, lambda: False)
+    table = mean_stage(study.out, one.fold.files[2])
+    assert make(study.out, table)
+    found = states(study, table, True, "mlmc/0")
+    assert found.pop("") == {True}
+    assert found == {"Level 1": {True}, "Level 2": {True}, "Level 3": {False}}
 
 
 @pytest.mark.parametrize("which", ["test", "validation"])

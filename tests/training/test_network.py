@@ -391,7 +391,7 @@ def cached(tmp_path, monkeypatch):
     def unreachable(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     return network.imagenet()
 
@@ -426,4 +426,15 @@ def test_the_right_imagenet_weights_are_used_as_they_are(cached, good, monkeypat
 
 
 def test_the_hash_begins_as_torchvisions_name_for_the_file_says():
-    assert network.imagenet().stem == f"resnet18-{network.IMAGENET_SHA256[:8]}"
+    url = network.ResNet18_Weights.IMAGENET1K_V1.url
+    assert Path(url).stem == f"resnet18-{network.IMAGENET_SHA256[:8]}"
+
+
+@pytest.mark.parametrize("variables", [{}, {"XDG_CACHE_HOME": "/c"}, {"TORCH_HOME": "~/t"}])
+def test_the_imagenet_weights_lie_where_pytorch_looks_for_them(monkeypatch, variables):
+    for name in ("XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    file = Path(network.ResNet18_Weights.IMAGENET1K_V1.url).name
+    assert network.imagenet() == Path(torch.hub.get_dir(), "checkpoints", file)

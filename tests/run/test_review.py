@@ -1,0 +1,111 @@
+"""A review without PyTorch, and what it says at its end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from studies import refused
+
+from lumin.run import archive
+from lumin.run.findings import Finding
+from lumin.run.review import conclusion
+
+ROOT = Path(__file__).parents[2]
+REQUIREMENTS = (ROOT / "requirements-verify.txt").read_text().split()
+# Runs the command line where nothing is installed but requirements-verify.txt and what that needs
+BARE = """
+import json, re, sys
+from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+
+def plain(name):
+    return re.sub("[-_.]+", "-", name).lower()
+
+installed, todo = set(), json.loads(sys.argv[1])
+while todo:
+    name = plain(re.match(r"[\\w.-]+", todo.pop()).group())
+    if name not in installed:
+        try:
+            needs = distribution(name).requires or []
+        except PackageNotFoundError:  # of another system
+            continue
+        installed.add(name)
+        todo += [line for line in needs if "extra ==" not in line]
+owners = packages_distributions()
+absent = {top for top, names in owners.items() if not {plain(name) for name in names} & installed}
+assert {"torch", "torchvision", "pydicom", "PIL", "safetensors", "matplotlib"} <= absent
+
+class Bare:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return None if name.split(".")[0] in absent else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
+from typer.testing import CliRunner
+import repro
+for words in json.loads(sys.argv[2]):
+    result = CliRunner().invoke(repro.app, words)
+    print(json.dumps([result.exit_code, result.output + result.stderr]))
+"""
+
+
+def test_a_reviewer_needs_only_what_requirements_verify_lists(begun, tmp_path):
+    from lumin.run import stages
+
+    stages.tabulate(begun, "table1")
+    path, _ = archive.pack(begun.out)
+    verbs = [["--help"], ["audit", "--out", str(tmp_path / "audit")]]
+    verbs += [["show", "--out", str(begun.out)], ["verify", str(path)]]
+    verbs += [["verify", str(path), "--predict"], ["table2a", "--out", str(begun.out)]]
+    words = [sys.executable, "-c", BARE, json.dumps(REQUIREMENTS), json.dumps(verbs)]
+    ran = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    results = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [code for code, _ in results] == [0, 0, 0, 0, 2, 2], results
+    assert "Level 1: tables from predictions, split from cohort and seed (split, table1)" in (
+        " ".join(results[3][1].split())
+    )
+    for _, output in results[4:]:
+        assert "is not installed. Run pip install -r requirements.txt." in output
+    assert (
+        "Level 1: tables from predictions" in results[4][1]
+    )  # what was reached is said all the same
+
+
+def test_its_versions_are_those_of_the_kit():
+    assert set(REQUIREMENTS) <= set((ROOT / "requirements.txt").read_text().split())
+
+
+def finding(stage: str, ok: bool | None) -> Finding:
+    return Finding(stage, "", "something", ok)
+
+
+@pytest.mark.parametrize(
+    ("found", "ok"),
+    [
+        ([True, True], True),
+        ([True, False], False),
+        ([True, None], None),  # one of them could not be checked
+        ([], None),
+    ],
+)
+def test_a_level_is_reached_where_all_of_it_was_checked_and_is_so(found, ok):
+    of_level_2 = [finding(f"train/mlmc/fold{fold}", one) for fold, one in enumerate(found)]
+    lines = conclusion({"Level 1": [finding("table1", True)], "Level 2": of_level_2})
+    assert [line.stage for line in lines] == ["Level 1", "Level 2", "Level 3", "Images"]
+    assert [line.ok for line in lines] == [True, ok, None, None]
+    assert ("open. Use --predict." in lines[1].what) == (ok is None)
+    assert ("(mlmc/fold0, mlmc/fold1)" in lines[1].what) == (ok is True)
+
+
+def test_where_nothing_was_looked_at_nothing_is_concluded():
+    assert conclusion({}) == []
+
+
+def test_no_outputs_are_one_message(tmp_path):
+    message = refused(2, "verify", "--out", tmp_path / "nowhere")
+    assert "has no manifest.json: nothing to verify" in message
+    (tmp_path / "a.zip").write_text("no archive")
+    assert "is no archive" in refused(3, "verify", tmp_path / "a.zip")
