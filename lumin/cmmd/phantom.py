@@ -24,7 +24,7 @@ from lumin.cmmd.anatomy import COLUMNS, SIZES, SPACING, anatomy, render, tiles
 from lumin.cmmd.patients import Cohort, Image, cohort, uid
 from lumin.errors import UserError
 
-RECIPE = 1  # raised by hand when the same seed would give other bytes
+RECIPE = 2  # raised by hand when the same seed would give other bytes
 SHEET, LESIONS, MARKER = "CMMD_clinicaldata_revision.xlsx", "lesions.csv", "phantom.json"
 
 VIEWS = {"CC": ("399162004", "cranio-caudal"), "MLO": ("399368009", "medio-lateral oblique")}
