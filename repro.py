@@ -66,7 +66,7 @@ OPTIONS = (
     Option("cleaned", bool, "Fix CMMD's known errors (lumin/cmmd/corrections.csv).", RUN, False),
     Option("seed", int, "Seed of everything that is drawn. [0]", RUN, None, AT_LEAST_0),
     Option("weights", str, "imagenet, random or a file to start from. [imagenet; demo: random]"),
-    Option("epochs", int, "At most this many epochs. [100; demo: 10, 12]", RUN, None, AT_LEAST_1),
+    Option("epochs", int, "At most this many epochs. [100; demo: 5, 4]", RUN, None, AT_LEAST_1),
     Option("overwrite", bool, "Begin anew: remove all recorded outputs first.", RUN, False),
     Option("device", str, "auto, cpu, cuda or cuda:1. [auto]", MACHINE),
     Option("precision", str, "auto, tf32, fp32 or bf16. [auto]", MACHINE),

@@ -20,6 +20,9 @@ SIZES = {"demo": (8, 900 / 1872), "full": (1, 1.0)}  # CMMD's pixels per pixel, 
 TILE, TILES = 320, 6
 
 
+CLUSTERS = {"fine": 8.0, "coarse": 14.0}  # radius of the calcifications, mm
+
+
 class Finding(NamedTuple):
     """What the sheet says of a breast, and how it looks."""
 
@@ -76,7 +79,7 @@ def anatomy(breast: Breast, view: str, size: str, seed: int) -> Anatomy:
     z = both.normal(0, 1, 2).clip(-3.4, 3.4)
     a, b = 85 * np.exp(0.15 * z[0] + 0.06 * z[1]), 66 * np.exp(0.27 * z[0])
     depth, aside = both.uniform(0.35, 0.62), both.normal(0, 0.2, 2)
-    radius = float(np.clip(11 * np.exp(0.35 * both.standard_normal()), 6, min(20, 0.3 * b)))
+    radius = float(np.clip(16 * np.exp(0.25 * both.standard_normal()), 6, min(24, 0.35 * b)))
     centre = ROWS * SPACING * (0.5 if view == "CC" else 0.62) + one.uniform(-6, 6)
     y, x = a * one.uniform(-0.38, 0.38), b * (depth + one.uniform(-0.04, 0.04))
     lesions, finding = [], breast.finding
@@ -84,7 +87,7 @@ def anatomy(breast: Breast, view: str, size: str, seed: int) -> Anatomy:
         lesions.append(("mass", y, x, radius))
         y, x = y + aside[0] * radius, x + aside[1] * radius
     if finding and finding.cluster:
-        lesions.append(("calcification", y, x, 6.0 if finding.cluster == "fine" else 14.0))
+        lesions.append(("calcification", y, x, CLUSTERS[finding.cluster]))
     return Anatomy(centre, a, b, both.uniform(2, 12), lesions, both, one)
 
 
@@ -184,68 +187,68 @@ def texture(
 # ---- lesions: y (H,) and x (W,) in mm from the lesion's centre -----------------------------------
 
 
-def within(y: np.ndarray, x: np.ndarray, at: Sequence[float], reach: Sequence[float]) -> tuple:
-    """The rows and columns within `reach` mm of a point, and their y (H, 1) and x (W,)."""
-    rows = slice(*np.searchsorted(y, (at[0] - reach[0], at[0] + reach[0])))
-    columns = slice(*np.searchsorted(x, (at[1] - reach[1], at[1] + reach[1])))
-    return (rows, columns), y[rows, None], x[columns]
-
-
 def mass(
     y: np.ndarray, x: np.ndarray, radius: float, finding: Finding, both: Generator, one: Generator
 ) -> np.ndarray:
-    """(H, W) grey levels: a sharp ellipsoid, or a lobulated core with tapered spicules."""
-    amplitude, squeeze = both.uniform(50, 80), both.uniform(0.72, 1)
-    turn = one.uniform(0, 2 * np.pi)
-    n, lobes = int(both.integers(11, 18)), both.uniform(0, 2 * np.pi, 2)  # drawn for either margin
-    layer = np.zeros((len(y), len(x)))
-    box, yy, xx = within(y, x, (0, 0), (1.5 * radius, 1.5 * radius))
+    """(H, W) grey levels: a sharp ellipsoid, or a denser lobulated core with tapered spicules."""
+    density, turn = both.random(), one.uniform(0, 2 * np.pi)
     if finding.margin == "circumscribed":
-        layer[box] = ellipsoid(yy, xx, radius, squeeze, turn)
-        return amplitude * layer
-    layer[box] = core(yy, xx, radius, turn, lobes)
+        return (70 + 35 * density) * ellipsoid(y, x, radius, both.uniform(0.72, 1), turn)
+    layer = core(y, x, radius, turn, both.uniform(0, 2 * np.pi, 2))
+    n = both.integers(11, 18)
     angles = turn + 2 * np.pi * (np.arange(n) + both.uniform(-0.35, 0.35, n)) / n
     lengths, bends = radius * both.uniform(1.7, 3, n), both.normal(0, 0.004, n)
     for angle, length, bend in zip(angles, lengths, bends, strict=True):
         middle = length / 2 * np.array([np.sin(angle), np.cos(angle)])
         box, yy, xx = within(y, x, middle, np.abs(middle) + 6)
         layer[box] = np.maximum(layer[box], spicule(yy, xx, angle, length, bend))
-    return amplitude * layer
+    return (90 + 40 * density) * layer
 
 
 def ellipsoid(
     y: np.ndarray, x: np.ndarray, radius: float, squeeze: float, turn: float
 ) -> np.ndarray:
     """(H, W) from 0 to 1, with a sharp edge."""
-    along = y * np.cos(turn) + x * np.sin(turn)
-    across = (x * np.cos(turn) - y * np.sin(turn)) / squeeze
-    r = np.hypot(along, across) / radius
+    y = y[:, None]
+    along, across = y * np.cos(turn) + x * np.sin(turn), x * np.cos(turn) - y * np.sin(turn)
+    r = np.hypot(along, across / squeeze) / radius
     return np.clip((1 - r) * radius / 0.8 + 0.5, 0, 1) * np.sqrt(1 - 0.75 * np.minimum(r, 1) ** 2)
 
 
 def core(y: np.ndarray, x: np.ndarray, radius: float, turn: float, lobes: np.ndarray) -> np.ndarray:
     """(H, W) from 0 to 1, with lobes."""
+    y = y[:, None]
     angle = np.arctan2(y, x) + turn
     lobulation = 1 + 0.16 * np.cos(3 * angle + lobes[0]) + 0.12 * np.cos(5 * angle + lobes[1])
-    return np.exp(-((np.hypot(y, x) / (0.55 * radius * lobulation)) ** 4))
+    return np.exp(-((np.hypot(y, x) / (0.45 * radius * lobulation)) ** 4))
 
 
 def spicule(y: np.ndarray, x: np.ndarray, angle: float, length: float, bend: float) -> np.ndarray:
-    """(H, W) from 0 to 0.8: a bent ridge from the centre that tapers off."""
+    """(H, W) from 0 to 0.9: a bent ridge from the centre that tapers off."""
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     left = np.clip(1 - along / length, 0, 1)  # share of its length still to come
     ridge = np.exp(-(((across - bend * along**2) / (0.35 + 0.9 * left)) ** 2)) * (along > 0)
-    return 0.8 * np.minimum(2 * left, 1) * ridge
+    return 0.9 * np.minimum(2 * left, 1) * ridge
 
 
 def specks(
     y: np.ndarray, x: np.ndarray, radius: float, finding: Finding, both: Generator, one: Generator
 ) -> np.ndarray:
-    """(H, W) grey levels of calcifications: 16 to 29 in a tight cluster, or 4 to 8 scattered."""
-    n = both.integers(16, 30) if finding.cluster == "fine" else both.integers(4, 9)
+    """(H, W) grey levels of calcifications: many fine ones close together, or a few coarse ones."""
+    fine = finding.cluster == "fine"
+    n, sigma, level = (
+        (both.integers(30, 50), 0.6, 210) if fine else (both.integers(5, 10), 1.2, 150)
+    )
     layer = np.zeros((len(y), len(x)))
     for at in one.normal(0, radius / 2, (n, 2)).clip(-radius, radius):
-        box, yy, xx = within(y, x, at, (2.5, 2.5))
-        speck = np.exp(-((yy - at[0]) ** 2 + (xx - at[1]) ** 2) / (2 * 0.41**2))
+        box, yy, xx = within(y, x, at, (4 * sigma, 4 * sigma))
+        speck = np.exp(-((yy - at[0]) ** 2 + (xx - at[1]) ** 2) / (2 * sigma**2))
         layer[box] = np.maximum(layer[box], speck)
-    return 120 * layer
+    return level * layer
+
+
+def within(y: np.ndarray, x: np.ndarray, at: Sequence[float], reach: Sequence[float]) -> tuple:
+    """The rows and columns within `reach` mm of a point, and their y (H, 1) and x (W,)."""
+    rows = slice(*np.searchsorted(y, (at[0] - reach[0], at[0] + reach[0])))
+    columns = slice(*np.searchsorted(x, (at[1] - reach[1], at[1] + reach[1])))
+    return (rows, columns), y[rows, None], x[columns]
