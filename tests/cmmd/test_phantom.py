@@ -378,6 +378,8 @@ def test_the_background_is_black_and_the_breast_one_piece_at_the_chest_wall(data
         breast = breast_mask(pixels)
         assert (breast == (pixels > 0)).all()
         assert breast[:, 0 if ds.ImageLaterality == "L" else -1].any()
+        width = breast.sum(1)
+        assert width.min() < 0.9 * width.max()
 
 
 # ---- pictures ------------------------------------------------------------------------------------
