@@ -64,7 +64,7 @@ OPTIONS = (
     Option("cleaned", bool, "Fix CMMD's known errors (lumin/cmmd/corrections.csv).", RUN, False),
     Option("seed", int, "Seed of everything that is drawn. [0]", RUN, None, AT_LEAST_0),
     Option("weights", str, "imagenet, random or a file to start from. [imagenet; demo: random]"),
-    Option("epochs", int, "At most this many epochs. [100; demo: 10, 12]", RUN, None, AT_LEAST_1),
+    Option("epochs", int, "At most this many epochs. [100; demo: 5, 4]", RUN, None, AT_LEAST_1),
     Option("overwrite", bool, "Begin anew: remove all recorded outputs first.", RUN, False),
     Option("device", str, "auto, cpu, cuda or cuda:1. [auto]", MACHINE),
     Option("precision", str, "auto, tf32, fp32 or bf16. [auto]", MACHINE),
@@ -332,7 +332,13 @@ def fig2(
         Path | None, option("Zip or folder of TOMPEI-CMMD's outlines. [the demo: its own]")
     ] = None,
 ) -> None:
-    """Draw Figure 2: Grad-CAM of MLMC in CC and MLO of one test breast, and twelve more images."""
+    """Draw Figure 2: Grad-CAM of MLMC in CC and MLO of one test breast, and twelve more images.
+
+    Needs CMMD, or --demo; trains MLMC first. Makes figures/fig2 and figures/sheet in seconds; with
+    outlines of lesions, also says how often the hottest point lies in one.
+
+    Example: `python repro.py fig2 --output mass`
+    """
     from lumin.figures import gallery, outlines
     from lumin.run.learn import learn
     from lumin.run.prepare import images_and_split
@@ -400,7 +406,12 @@ def sensitivity_(
 
 @command
 def control(study: "Study") -> None:
-    """Run the negative control: the luminal comparison with the subtype permuted among patients."""
+    """Run the negative control: the luminal comparison with the subtype permuted among patients.
+
+    Needs CMMD, or --demo. Makes tables/control.md; costs MLMC and ten more trainings.
+
+    Example: `python repro.py control --demo`
+    """
     from lumin.beyond import studies
 
     show_markdown(studies.write(study, "control", studies.controlled(study)))
@@ -413,7 +424,12 @@ def archive_(
         list[Part] | None, option("Leave out the weights or the images; can be repeated.")
     ] = None,
 ) -> None:
-    """Pack outputs, source and licences into OUT/archive.zip, for a reviewer or for Zenodo."""
+    """Pack outputs, source and licences into OUT/archive.zip, for a reviewer or for Zenodo.
+
+    Needs a finished outputs folder. Makes one file of about its size, in seconds.
+
+    Example: `python repro.py archive --without images`
+    """
     from lumin.run import archive
 
     path, commit = archive.pack(out, without or [])
@@ -437,7 +453,13 @@ def verify_(
         str | None, option("Also train one fold again, such as mlmc/0, and compare bitwise.")
     ] = None,
 ) -> None:
-    """Check that tables follow from predictions, these from weights, and weights from seeds."""
+    """Check that tables follow from predictions, these from weights, and weights from seeds.
+
+    Needs an outputs folder or an archive. Makes nothing. The tables take seconds and no PyTorch;
+    --predict takes minutes, --retrain as long as that training.
+
+    Example: `python repro.py verify archive.zip`
+    """
     from lumin.beyond import audit, reproduced, sheet
     from lumin.run.archive import opened
     from lumin.run.options import open_study

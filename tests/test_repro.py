@@ -263,6 +263,15 @@ def test_a_sixth_task_has_its_verb_and_breaks_nothing(tmp_path):
     assert "Print Table 2c: Luminal classifiers from scratch" in done.stdout
 
 
+@pytest.mark.parametrize("verb", [command.name for command in repro.app.registered_commands])
+def test_the_help_of_every_verb_says_what_it_needs_and_makes_with_an_example(verb):
+    result = call(verb, "--help")
+    words = " ".join(result.output.replace("│", " ").split())
+    assert "Needs " in words
+    assert f"Example: python repro.py {verb}" in words
+    assert "Makes " in words or "nothing" in words or verb in ("show", "download", "phantom")
+
+
 def test_help_lists_every_verb():
     result = call("--help")
     assert result.exit_code == 0

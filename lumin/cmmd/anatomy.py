@@ -1,7 +1,9 @@
 """The synthetic breast: outline, tissue, skin folds and lesion, drawn in millimetres.
 
 "demo" (1/8 of the pixels a side) and "full" (2294 x 1914) are one anatomy at two scales. A label
-shows in the picture through the lesion alone.
+shows in the picture through the lesion alone. Size, brightness and black background are CMMD's, by
+an audit of its 5,202 files (docs/demo.md); lesions are larger and plainer than most of CMMD's, so
+that a network learns them in minutes.
 
 Texture: Burgess, Jacobson, Judy, Med Phys 28(4), 2001: power of mammographic background ~ 1/f^3.
 """
@@ -18,13 +20,7 @@ ROWS, COLUMNS, SPACING = 2294, 1914, 0.094090909  # CMMD's; mm per pixel
 SIZES = {"demo": (8, 900 / 1872), "full": (1, 1.0)}  # CMMD's pixels per pixel, share of patients
 # Texture tiles: demo pixels a side (241 mm; an image is 216 mm high), and how many
 TILE, TILES = 320, 6
-GLYPHS = {  # 6 x 7 dots, one number per row
-    "L": (32, 32, 32, 32, 32, 32, 62),
-    "R": (60, 34, 34, 60, 40, 36, 34),
-    "C": (28, 34, 32, 32, 32, 34, 28),
-    "M": (34, 54, 42, 42, 34, 34, 34),
-    "O": (28, 34, 34, 34, 34, 34, 28),
-}
+CLUSTERS = {"fine": 8.0, "coarse": 14.0}  # radius of the calcifications, mm
 
 
 class Finding(NamedTuple):
@@ -51,19 +47,10 @@ class Anatomy(NamedTuple):
     centre: float  # of the nipple, from the upper edge
     a: float  # half height of the breast
     b: float  # its depth
+    nipple: float  # how far it stands out
     lesions: list[tuple[str, float, float, float]]  # kind, y and x from nipple and wall, radius
     both: Generator  # goes on with what both views share
     one: Generator  # goes on with what this view has alone
-
-
-class Person(NamedTuple):
-    """What all images of a patient share."""
-
-    density: float  # more or less gland
-    rim: float  # mm from the skin in which tissue fades
-    fat: float  # grey levels
-    glandular: float  # grey levels above fat
-    grain: float  # grey levels of the texture
 
 
 def tiles(factor: int, seed: int) -> np.ndarray:
@@ -89,9 +76,10 @@ def anatomy(breast: Breast, view: str, size: str, seed: int) -> Anatomy:
     """Outline and lesions of one image; depth and shape of a lesion are the same in both views."""
     key = (seed, "phantom", size, breast.patient, breast.laterality)
     both, one = generator(*key), generator(*key, view)
-    a, b = both.uniform(72, 92), both.uniform(58, 85)
+    z = both.normal(0, 1, 2).clip(-3.4, 3.4)
+    a, b = 85 * np.exp(0.15 * z[0] + 0.06 * z[1]), 66 * np.exp(0.27 * z[0])
     depth, aside = both.uniform(0.35, 0.62), both.normal(0, 0.2, 2)
-    radius = float(np.clip(11 * np.exp(0.35 * both.standard_normal()), 6, 20))
+    radius = float(np.clip(16 * np.exp(0.25 * both.standard_normal()), 6, min(24, 0.35 * b)))
     centre = ROWS * SPACING * (0.5 if view == "CC" else 0.62) + one.uniform(-6, 6)
     y, x = a * one.uniform(-0.38, 0.38), b * (depth + one.uniform(-0.04, 0.04))
     lesions, finding = [], breast.finding
@@ -99,44 +87,36 @@ def anatomy(breast: Breast, view: str, size: str, seed: int) -> Anatomy:
         lesions.append(("mass", y, x, radius))
         y, x = y + aside[0] * radius, x + aside[1] * radius
     if finding and finding.cluster:
-        lesions.append(("calcification", y, x, 6.0 if finding.cluster == "fine" else 14.0))
-    return Anatomy(centre, a, b, lesions, both, one)
+        lesions.append(("calcification", y, x, CLUSTERS[finding.cluster]))
+    return Anatomy(centre, a, b, both.uniform(2, 12), lesions, both, one)
 
 
 def render(breast: Breast, view: str, size: str, seed: int, textures: np.ndarray) -> np.ndarray:
     """One mammogram, (2294, 1914) or an eighth of it a side, uint8; the background is exactly 0."""
-    factor, mlo = SIZES[size][0], view == "MLO"
+    factor = SIZES[size][0]
     px = SPACING * factor
     key = (seed, "phantom", size, breast.patient)
-    body = anatomy(breast, view, size, seed)
-    person = draw_person(generator(*key))
+    body, person = anatomy(breast, view, size, seed), generator(*key)
     noise = generator(*key, breast.laterality, view, "noise")
     image = np.zeros((round(ROWS / factor), round(COLUMNS / factor)), np.uint8)
+    y = ((np.arange(len(image)) + 0.5) * px - body.centre)[:, None]
+    x = (np.arange(min(image.shape[1], int((body.b + body.nipple) / px) + 1)) + 0.5) * px
 
-    above, below = (1.75 * body.a, 0.92 * body.a) if mlo else (body.a, body.a)
-    top = max(0, int((body.centre - above) / px) - 1)
-    bottom = min(len(image), int((body.centre + below) / px) + 2)
-    y = ((np.arange(top, bottom) + 0.5) * px - body.centre)[:, None]
-    x = (np.arange(int((body.b + 6) / px) + 1) + 0.5) * px
-
-    inside, deep = skin(body, y, x, above, below, mlo)
-    shape = texture(textures, body.both, inside.shape, top, factor)
-    detail = texture(textures, body.both, inside.shape, top, factor)
-    v = tissue(body, person, y, x, shape, detail, mlo)
-    v = v * (1 - 0.75 * np.exp(-deep / person.rim)) + 14 * np.exp(-(((deep - 0.8) / 0.8) ** 2))
+    deep, nipple = skin(body, y, x, view)
+    v = tissue(body, person, y, x, view, textures, factor)
+    v *= 1 - np.exp(-(deep + 0.8) / person.uniform(6, 14))  # thinner towards the skin
+    v = np.maximum(v, nipple * person.uniform(40, 110))
     add_folds(v, body, y, x)
+    limit = body.one.uniform(25, 80)  # of the film, above 180
     for kind, at_y, at_x, radius in body.lesions:
         lesion = mass if kind == "mass" else specks
         v += lesion(y[:, 0] - at_y, x - at_x, radius, breast.finding, body.both, body.one)
-    v += 2 * noise.standard_normal(v.shape)
-    shoulder = 180 + 82 * (1 - np.exp(-np.maximum(v - 180, 0) / 75))  # of the film
-    v = np.where(v > 180, shoulder, v)
+    v += noise.standard_normal(v.shape) * (1 + 0.02 * v)
+    v = np.where(v > 180, 180 + limit * (1 - np.exp(-np.maximum(v - 180, 0) / limit)), v)
 
-    image[top:bottom, : x.size] = np.where(inside, np.clip(np.rint(v), 1, 255), 0)
-    if breast.laterality == "R":
-        image = image[:, ::-1].copy()
-    add_marker(image, breast.laterality + view, px)
-    return image
+    inside = (deep > 0) | (nipple > 0)
+    image[:, : x.size] = np.where(inside, np.clip(np.rint(v), 1, 255), 0)
+    return image if breast.laterality == "L" else image[:, ::-1]
 
 
 def generator(*key: object) -> Generator:
@@ -144,43 +124,36 @@ def generator(*key: object) -> Generator:
     return np.random.default_rng(exact.seed(*key))
 
 
-def draw_person(rng: Generator) -> Person:
-    """Random numbers -> a patient; the order of the draws counts."""
-    density, rim, fat = rng.uniform(-0.6, 0.6), rng.uniform(6, 9), rng.uniform(52, 72)
-    return Person(density, rim, fat, glandular=rng.uniform(45, 75), grain=rng.uniform(9, 14))
-
-
-def skin(
-    body: Anatomy, y: np.ndarray, x: np.ndarray, above: float, below: float, mlo: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) is a pixel in the breast, nipple included, and (H, W) its distance to the skin, mm."""
-    p = np.where(y < 0, 1.75, 2.1) if mlo else np.full_like(y, 2.15)
+def skin(body: Anatomy, y: np.ndarray, x: np.ndarray, view: str) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) depth under the skin, mm, 0 outside; (H, W) the nipple in profile, 0 to 1."""
+    above, below = (1.75 * body.a, 0.92 * body.a) if view == "MLO" else (body.a, body.a)
+    p = np.where(y < 0, 1.7, 2.0) if view == "MLO" else np.full_like(y, 1.95)
     vertical = np.abs(y) / np.where(y < 0, above, below)
     q = (vertical**p + (x / body.b) ** p) ** (1 / p)  # 1 on the skin
-    nipple = np.hypot(y, x - body.b) < 4
-    return (q < 1) | nipple, np.maximum(np.hypot(y, x) * (1 / q - 1), 0)
+    bulge = (y / 5) ** 2 + ((x - body.b) / body.nipple) ** 2
+    return np.maximum(np.hypot(y, x) * (1 / q - 1), 0), np.sqrt(np.maximum(1 - bulge, 0))
 
 
 def tissue(
     body: Anatomy,
-    person: Person,
+    person: Generator,
     y: np.ndarray,
     x: np.ndarray,
-    shape: np.ndarray,
-    detail: np.ndarray,
-    mlo: bool,
+    view: str,
+    textures: np.ndarray,
+    factor: int,
 ) -> np.ndarray:
-    """(H, W) grey levels of fat, gland and, in MLO, the pectoral muscle.
-
-    The texture `shape` forms the gland, `detail` its strands.
-    """
-    e = (y / (0.58 * body.a)) ** 2 + ((x - 0.5 * body.b) / (0.54 * body.b)) ** 2
-    gland = 1 / (1 + np.exp(-3.2 * (0.75 + 0.8 * person.density + 0.75 * shape - e)))
+    """(H, W) grey levels of fat, gland and, in MLO, the pectoral muscle."""
+    density, fat = person.normal(0, 0.5), 41 * np.exp(0.24 * person.standard_normal())
+    glandular = 72 * np.exp(0.25 * person.standard_normal())
+    shape, detail = (texture(textures, body.both, y, x, factor) for _ in range(2))
+    e = (y / (0.6 * body.a)) ** 2 + ((x - 0.55 * body.b) / (0.5 * body.b)) ** 2
+    gland = 1 / (1 + np.exp(-2.4 * (0.6 + density + 0.75 * shape - e)))
     strands = 0.7 * detail + 0.8 * np.exp(-((detail / 0.16) ** 2))
-    v = person.fat + person.glandular * gland + person.grain * (0.35 + 0.65 * gland) * strands
-    if mlo:
+    v = fat + glandular * gland * (1 + 0.3 * strands) + 6 * strands
+    if view == "MLO":
         wedge = body.one.uniform(32, 46) * (1 - (y + body.centre) / body.one.uniform(75, 110)) - x
-        v += (0.85 * person.glandular - 30 * gland) / (1 + np.exp(-np.clip(wedge / 1.2, -50, 50)))
+        v += glandular * (0.6 - 0.4 * gland) / (1 + np.exp(-np.clip(wedge / 3, -50, 50)))
     return v
 
 
@@ -198,7 +171,7 @@ def add_folds(v: np.ndarray, body: Anatomy, y: np.ndarray, x: np.ndarray) -> Non
 
 
 def texture(
-    textures: np.ndarray, rng: Generator, shape: tuple[int, int], top: int, factor: int
+    textures: np.ndarray, rng: Generator, y: np.ndarray, x: np.ndarray, factor: int
 ) -> np.ndarray:
     """(H, W) of a tile, rolled, flipped, transposed and stretched towards the nipple.
 
@@ -206,12 +179,70 @@ def texture(
     """
     tile, transposed = textures[rng.integers(TILES)], rng.random() < 0.5
     flips, rolls = rng.choice((-1, 1), 2), (rng.random(2) * TILE).astype(int) * 8 // factor
-    rows = flips[0] * (3 * np.arange(top, top + shape[0]) // 2) + rolls[0]
-    columns = flips[1] * np.arange(shape[1]) + rolls[1]
+    rows = flips[0] * (3 * np.arange(len(y)) // 2) + rolls[0]
+    columns = flips[1] * np.arange(len(x)) + rolls[1]
     return (tile.T if transposed else tile)[np.ix_(rows % len(tile), columns % len(tile))]
 
 
 # ---- lesions: y (H,) and x (W,) in mm from the lesion's centre -----------------------------------
+
+
+def mass(
+    y: np.ndarray, x: np.ndarray, radius: float, finding: Finding, both: Generator, one: Generator
+) -> np.ndarray:
+    """(H, W) grey levels: a sharp ellipsoid, or a denser lobulated core with tapered spicules."""
+    density, turn = both.random(), one.uniform(0, 2 * np.pi)
+    if finding.margin == "circumscribed":
+        return (70 + 35 * density) * ellipsoid(y, x, radius, both.uniform(0.72, 1), turn)
+    layer = core(y, x, radius, turn, both.uniform(0, 2 * np.pi, 2))
+    n = both.integers(11, 18)
+    angles = turn + 2 * np.pi * (np.arange(n) + both.uniform(-0.35, 0.35, n)) / n
+    lengths, bends = radius * both.uniform(1.7, 3, n), both.normal(0, 0.004, n)
+    for angle, length, bend in zip(angles, lengths, bends, strict=True):
+        middle = length / 2 * np.array([np.sin(angle), np.cos(angle)])
+        box, yy, xx = within(y, x, middle, np.abs(middle) + 6)
+        layer[box] = np.maximum(layer[box], spicule(yy, xx, angle, length, bend))
+    return (90 + 40 * density) * layer
+
+
+def ellipsoid(
+    y: np.ndarray, x: np.ndarray, radius: float, squeeze: float, turn: float
+) -> np.ndarray:
+    """(H, W) from 0 to 1, with a sharp edge."""
+    y = y[:, None]
+    along, across = y * np.cos(turn) + x * np.sin(turn), x * np.cos(turn) - y * np.sin(turn)
+    r = np.hypot(along, across / squeeze) / radius
+    return np.clip((1 - r) * radius / 0.8 + 0.5, 0, 1) * np.sqrt(1 - 0.75 * np.minimum(r, 1) ** 2)
+
+
+def core(y: np.ndarray, x: np.ndarray, radius: float, turn: float, lobes: np.ndarray) -> np.ndarray:
+    """(H, W) from 0 to 1, with lobes."""
+    y = y[:, None]
+    angle = np.arctan2(y, x) + turn
+    lobulation = 1 + 0.16 * np.cos(3 * angle + lobes[0]) + 0.12 * np.cos(5 * angle + lobes[1])
+    return np.exp(-((np.hypot(y, x) / (0.45 * radius * lobulation)) ** 4))
+
+
+def spicule(y: np.ndarray, x: np.ndarray, angle: float, length: float, bend: float) -> np.ndarray:
+    """(H, W) from 0 to 0.9: a bent ridge from the centre that tapers off."""
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    left = np.clip(1 - along / length, 0, 1)  # share of its length still to come
+    ridge = np.exp(-(((across - bend * along**2) / (0.35 + 0.9 * left)) ** 2)) * (along > 0)
+    return 0.9 * np.minimum(2 * left, 1) * ridge
+
+
+def specks(
+    y: np.ndarray, x: np.ndarray, radius: float, finding: Finding, both: Generator, one: Generator
+) -> np.ndarray:
+    """(H, W) grey levels of calcifications: many fine ones close together, or a few coarse ones."""
+    low, high, sigma, level = (30, 50, 0.6, 210) if finding.cluster == "fine" else (5, 10, 1.2, 150)
+    n = both.integers(low, high)
+    layer = np.zeros((len(y), len(x)))
+    for at in one.normal(0, radius / 2, (n, 2)).clip(-radius, radius):
+        box, yy, xx = within(y, x, at, (4 * sigma, 4 * sigma))
+        speck = np.exp(-((yy - at[0]) ** 2 + (xx - at[1]) ** 2) / (2 * sigma**2))
+        layer[box] = np.maximum(layer[box], speck)
+    return level * layer
 
 
 def within(y: np.ndarray, x: np.ndarray, at: Sequence[float], reach: Sequence[float]) -> tuple:
@@ -219,72 +250,3 @@ def within(y: np.ndarray, x: np.ndarray, at: Sequence[float], reach: Sequence[fl
     rows = slice(*np.searchsorted(y, (at[0] - reach[0], at[0] + reach[0])))
     columns = slice(*np.searchsorted(x, (at[1] - reach[1], at[1] + reach[1])))
     return (rows, columns), y[rows, None], x[columns]
-
-
-def mass(
-    y: np.ndarray, x: np.ndarray, radius: float, finding: Finding, both: Generator, one: Generator
-) -> np.ndarray:
-    """(H, W) grey levels: a sharp ellipsoid, or a lobulated core with tapered spicules."""
-    amplitude, squeeze = both.uniform(50, 80), both.uniform(0.72, 1)
-    turn = one.uniform(0, 2 * np.pi)
-    n, lobes = int(both.integers(11, 18)), both.uniform(0, 2 * np.pi, 2)  # drawn for either margin
-    layer = np.zeros((len(y), len(x)))
-    box, yy, xx = within(y, x, (0, 0), (1.5 * radius, 1.5 * radius))
-    if finding.margin == "circumscribed":
-        layer[box] = ellipsoid(yy, xx, radius, squeeze, turn)
-        return amplitude * layer
-    layer[box] = core(yy, xx, radius, turn, lobes)
-    angles = turn + 2 * np.pi * (np.arange(n) + both.uniform(-0.35, 0.35, n)) / n
-    lengths, bends = radius * both.uniform(1.7, 3, n), both.normal(0, 0.004, n)
-    for angle, length, bend in zip(angles, lengths, bends, strict=True):
-        middle = length / 2 * np.array([np.sin(angle), np.cos(angle)])
-        box, yy, xx = within(y, x, middle, np.abs(middle) + 6)
-        layer[box] = np.maximum(layer[box], spicule(yy, xx, angle, length, bend))
-    return amplitude * layer
-
-
-def ellipsoid(
-    y: np.ndarray, x: np.ndarray, radius: float, squeeze: float, turn: float
-) -> np.ndarray:
-    """(H, W) from 0 to 1, with a sharp edge."""
-    along = y * np.cos(turn) + x * np.sin(turn)
-    across = (x * np.cos(turn) - y * np.sin(turn)) / squeeze
-    r = np.hypot(along, across) / radius
-    return np.clip((1 - r) * radius / 0.8 + 0.5, 0, 1) * np.sqrt(1 - 0.75 * np.minimum(r, 1) ** 2)
-
-
-def core(y: np.ndarray, x: np.ndarray, radius: float, turn: float, lobes: np.ndarray) -> np.ndarray:
-    """(H, W) from 0 to 1, with lobes."""
-    angle = np.arctan2(y, x) + turn
-    lobulation = 1 + 0.16 * np.cos(3 * angle + lobes[0]) + 0.12 * np.cos(5 * angle + lobes[1])
-    return np.exp(-((np.hypot(y, x) / (0.55 * radius * lobulation)) ** 4))
-
-
-def spicule(y: np.ndarray, x: np.ndarray, angle: float, length: float, bend: float) -> np.ndarray:
-    """(H, W) from 0 to 0.8: a bent ridge from the centre that tapers off."""
-    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    left = np.clip(1 - along / length, 0, 1)  # share of its length still to come
-    ridge = np.exp(-(((across - bend * along**2) / (0.35 + 0.9 * left)) ** 2)) * (along > 0)
-    return 0.8 * np.minimum(2 * left, 1) * ridge
-
-
-def specks(
-    y: np.ndarray, x: np.ndarray, radius: float, finding: Finding, both: Generator, one: Generator
-) -> np.ndarray:
-    """(H, W) grey levels of calcifications: 16 to 29 in a tight cluster, or 4 to 8 scattered."""
-    n = both.integers(16, 30) if finding.cluster == "fine" else both.integers(4, 9)
-    layer = np.zeros((len(y), len(x)))
-    for at in one.normal(0, radius / 2, (n, 2)).clip(-radius, radius):
-        box, yy, xx = within(y, x, at, (2.5, 2.5))
-        speck = np.exp(-((yy - at[0]) ** 2 + (xx - at[1]) ** 2) / (2 * 0.41**2))
-        layer[box] = np.maximum(layer[box], speck)
-    return 120 * layer
-
-
-def add_marker(image: np.ndarray, text: str, px: float) -> None:
-    """Burn in the view marker, away from chest wall and breast; CMMD has none, scans do."""
-    letters = [np.array(GLYPHS[letter])[:, None] >> np.arange(5, -1, -1) & 1 for letter in text]
-    marker = np.kron(np.hstack(letters), np.full((round(1.5 / px),) * 2, 225))
-    top, side = round(13 / px), round(9 / px)
-    left = side if text[0] == "R" else image.shape[1] - side - marker.shape[1]
-    image[top : top + marker.shape[0], left : left + marker.shape[1]] = marker

@@ -387,16 +387,14 @@ def test_one_patient_has_another_order(datasets):
     assert [ds.InstanceNumber for ds in unusual] == [2]
 
 
-def test_view_marker_lies_free_in_the_black_background(datasets):
+def test_the_background_is_black_and_the_breast_one_piece_at_the_chest_wall(datasets):
     for ds in datasets:
-        pixels = ds.pixel_array // (257 if ds.BitsStored == 16 else 1)
+        pixels = ds.pixel_array
         breast = breast_mask(pixels)
-        marker = (pixels > 0) & ~breast
-        assert 40 < marker.sum() < 1000
-        assert set(np.unique(pixels[marker])) == {225}
-        assert not (ndimage.binary_dilation(breast, iterations=10) & marker).any()
-        assert (breast[:, 0] if ds.ImageLaterality == "L" else breast[:, -1]).any()
-        assert (pixels == 0).mean() > 0.5
+        assert (breast == (pixels > 0)).all()
+        assert breast[:, 0 if ds.ImageLaterality == "L" else -1].any()
+        width = breast.sum(1)
+        assert width.min() < 0.9 * width.max()
 
 
 # ---- pictures ------------------------------------------------------------------------------------
@@ -461,6 +459,25 @@ def test_both_scales_show_one_anatomy(monkeypatch):
     assert np.corrcoef(mean[both], coarse[:286][both])[0, 1] > 0.95
 
 
+def test_the_finding_changes_no_pixel_but_the_lesions():
+    """The same breast with and without its finding: all else is the same, byte for byte."""
+    seed, textures, px = 7, phantom.tiles(8, 7), 8 * phantom.SPACING
+    images = [image for _, images in phantom.cohort("demo", seed)[:12] for image in images]
+    for image in (image for image in images if image.drawn.finding):
+        without = image.drawn._replace(finding=None)
+        plain = phantom.render(without, image.view, "demo", seed, textures)
+        changed = phantom.render(image.drawn, image.view, "demo", seed, textures) != plain
+        assert changed.any()
+        if image.drawn.laterality == "R":
+            changed = changed[:, ::-1]
+        body = phantom.anatomy(image.drawn, image.view, "demo", seed)
+        y, x = (np.argwhere(changed).T + 0.5) * px
+        outside = np.ones(len(y), bool)
+        for _, at_y, at_x, radius in body.lesions:
+            outside &= np.hypot(y - body.centre - at_y, x - at_x) > 3.2 * radius
+        assert not outside.any()
+
+
 def hanley_mcneil(auc, positives, negatives):
     """Standard error of an AUC (Hanley, McNeil, Radiology 143, 1982, eq. 1)."""
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
@@ -469,31 +486,54 @@ def hanley_mcneil(auc, positives, negatives):
 
 
 @pytest.mark.slow
-def test_only_the_lesion_tells(tmp_path):
+def test_only_the_lesion_tells():
     """Without looking at the lesion nothing tells the subtype; the brightest pixel does not tell
     calcification.
     """
-    seed, textures, rows, aspects = 0, phantom.tiles(8, 0), [], []
-    for breasts, images in phantom.cohort("demo", seed):
-        for b in (b for b in breasts if b.finding):
-            features = []
-            for image in (i for i in images if i.tags["ImageLaterality"] == b.laterality):
-                pixels = phantom.render(image.drawn, image.view, "demo", seed, textures)
-                mask = breast_mask(pixels)
-                box = ndimage.find_objects(mask.astype(int))[0]
-                aspects.append((box[0].stop - box[0].start) / (box[1].stop - box[1].start))
-                size = len(phantom.dicom_of(image, pixels, 0.75))
-                inside = pixels[mask]
-                features.append([inside.mean(), inside.max(), inside.std(), mask.sum(), size])
-            rows.append((b.finding, [*np.mean(features, 0), int(images[0].tags["PatientAge"][:3])]))
-    assert np.mean(aspects) == pytest.approx(2.5, abs=0.1)
+    rows, aspects = [], []
+    for seed in range(3):
+        textures = phantom.tiles(8, seed)
+        for breasts, images in phantom.cohort("demo", seed):
+            for b in (b for b in breasts if b.finding):
+                features = []
+                for image in (i for i in images if i.tags["ImageLaterality"] == b.laterality):
+                    pixels = phantom.render(image.drawn, image.view, "demo", seed, textures)
+                    inside = pixels[pixels > 0]
+                    box = ndimage.find_objects((pixels > 0).astype(int))[0]
+                    aspects.append((box[0].stop - box[0].start) / (box[1].stop - box[1].start))
+                    features.append([inside.mean(), inside.max(), inside.std(), inside.size])
+                age = int(images[0].tags["PatientAge"][:3])
+                rows.append((b.finding, [*np.mean(features, 0), age]))
+    assert np.mean(aspects) == pytest.approx(2.6, abs=0.15)
     subtyped = [(f, x) for f, x in rows if f.subtype]
     luminal = np.array([f.subtype in stated.LUMINAL for f, _ in subtyped])
     error = hanley_mcneil(0.5, luminal.sum(), (~luminal).sum())
-    for i, name in enumerate(("mean", "brightest", "SD", "area", "file size", "age")):
+    for i, name in enumerate(("mean", "brightest", "SD", "area", "age")):
         auc = roc_auc_score(luminal, [x[i] for _, x in subtyped])
-        assert abs(auc - 0.5) < 2.5 * error, (name, auc)
+        assert abs(auc - 0.5) < 3 * error, (name, auc)
     assert 0.35 < roc_auc_score([bool(f.cluster) for f, _ in rows], [x[1] for _, x in rows]) < 0.65
+
+
+@pytest.mark.slow
+def test_the_breasts_are_like_cmmds():
+    """Against an audit of CMMD's 5,202 files: brightness, size of the crop, black."""
+    textures, rows = phantom.tiles(8, 0), []
+    for _, images in phantom.cohort("demo", 0):
+        for image in images:
+            pixels = phantom.render(image.drawn, image.view, "demo", 0, textures)
+            inside = pixels > 0
+            crop = inside.any(1).mean(), inside.any(0).mean()
+            rows.append((pixels[inside].mean(), *crop, pixels.max(), 1 - inside.mean()))
+    mean, height, width, brightest, black = np.array(rows).T
+    assert np.percentile(mean, (5, 50, 95)) == pytest.approx((42, 62, 91), abs=5)
+    assert np.median(height) == pytest.approx(0.91, abs=0.02)
+    assert np.median(width) == pytest.approx(0.41, abs=0.02)
+    assert height.min() < 0.55
+    assert height.max() == 1
+    assert width.min() < 0.22
+    assert width.max() > 0.8
+    assert np.median(brightest) == pytest.approx(228, abs=5)
+    assert np.median(black) == pytest.approx(0.74, abs=0.02)
 
 
 # ---- files ---------------------------------------------------------------------------------------

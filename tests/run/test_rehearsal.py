@@ -18,6 +18,7 @@ from lumin.data.mammogram import read_cohort_csv
 from lumin.data.store import build_store, read_images_csv
 from lumin.errors import UserError
 from lumin.paper.recipe import DEMO
+from lumin.run import prepare
 from lumin.run.learn import learn
 
 MCBD = SHARED / "real/mcbd"

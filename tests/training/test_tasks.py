@@ -35,7 +35,7 @@ def test_the_transfer_differs_from_the_baseline_in_its_start_alone():
 
 def test_epochs_follow_the_recipe():
     assert {task.epochs(PAPER) for task in TASKS} == {100}
-    assert [task.epochs(DEMO) for task in TASKS] == [10, 10, 10, 12, 12]
+    assert [task.epochs(DEMO) for task in TASKS] == [5, 5, 5, 4, 4]
 
 
 # ---- a choice made otherwise ---------------------------------------------------------------------
