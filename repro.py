@@ -162,14 +162,12 @@ def all_(
 
 
 def picture(study: "Study") -> Path:
-    """Audit, the sheet alone, verdicts, figures, and the page that holds all -> the page."""
-    from lumin.beyond import audit, reproduced, sheet
+    """The tables that are not the paper's, figures, and the page that holds all -> the page."""
     from lumin.figures import gallery
     from lumin.run.make import make
 
-    make(study.out, audit.stage())
-    make(study.out, sheet.stage(study))
-    make(study.out, reproduced.stage(study.out))
+    for stage in beyond(study):
+        make(study.out, stage)
     gallery.draw_curves(study)
     gallery.draw_figure2(study, "malignant", None)
     return gallery.write_page(study)
@@ -460,7 +458,6 @@ def verify_(
 
     Example: `python repro.py verify archive.zip`
     """
-    from lumin.beyond import audit, reproduced, sheet
     from lumin.run.archive import opened
     from lumin.run.options import open_study
     from lumin.run.review import conclusion, review
@@ -468,16 +465,22 @@ def verify_(
     levels: dict[str, list] = {}
     with opened(archive or out) as folder, opened(against or folder) as other:
         study = open_study(asked(out=folder), Screen())
-        more = [audit.stage(), sheet.stage(study), reproduced.stage(folder)]
         try:
             asks = other if against else None, predict, retrain
-            for level, findings in review(study, more, *asks):
+            for level, findings in review(study, beyond, *asks):
                 tell(findings)
                 levels.setdefault(level, []).extend(findings)
         finally:
             tell(conclusion(levels))
     if any(finding.ok is False for findings in levels.values() for finding in findings):
         raise typer.Exit(DIFFERENCE)
+
+
+def beyond(study: "Study") -> list:
+    """The tables that are not the paper's, as stages."""
+    from lumin.beyond import audit, reproduced, sheet
+
+    return [audit.stage(), sheet.stage(study), reproduced.stage(study.out)]
 
 
 def tell(findings: Sequence) -> None:

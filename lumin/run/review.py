@@ -10,7 +10,7 @@ level 2 does, but not weights that were trained on test patients; level 3 does.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lumin.run import compare, stages, verify
@@ -33,18 +33,22 @@ LEVELS = {  # what follows from what, and how a reader asks for it
 
 
 def review(
-    study: Study, more: Sequence[Stage], other: Path | None, predict: bool, retrain: str | None
+    study: Study,
+    beyond: Callable[[Study], Sequence[Stage]],
+    other: Path | None,
+    predict: bool,
+    retrain: str | None,
 ) -> Iterator[tuple[str, list[Finding]]]:
     """A study -> the findings of each level that is asked for; "" is none of the four.
 
-    `more` are stages beside the pipeline's; `other` is a folder to compare with. Nothing follows
-    from files that are not as recorded.
+    `beyond` gives the stages that are not the pipeline's; `other` is a folder to compare with.
+    Nothing follows from files that are not as recorded.
     """
     out = study.out
     findings = verify.hashes(out)
     yield "", findings
     if all(finding.ok is not False for finding in findings) and (out / "split.csv").exists():
-        rows = [*stages.pipeline(study).values(), *more]
+        rows = [*stages.pipeline(study).values(), *beyond(study)]
         yield "", [*verify.made_with(out, rows), *verify.images(out)]
         yield "Level 1", verify.remade(out, [row for row in rows if row.quick])
         if predict or retrain:

@@ -14,8 +14,8 @@ from scipy import ndimage
 from studies import Quiet, tiny_study
 
 from lumin.data.cohort import read_cohort
-from lumin.data.mammogram import read_cohort_csv
-from lumin.data.store import build_store, read_images_csv
+from lumin.data.mammogram import read_cohort_csv, read_images_csv
+from lumin.data.store import build_store
 from lumin.errors import UserError
 from lumin.paper.recipe import DEMO
 from lumin.run import prepare
