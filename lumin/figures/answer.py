@@ -1,6 +1,7 @@
 """Tables 2a and 2b -> what a run found, one sentence a table: for the terminal and the page."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,19 +10,25 @@ from lumin.paper.published import Table, comparisons
 
 
 def answers(out: Path) -> list[str]:
-    """Outputs folder -> a sentence for each comparison that is there, and what they cannot say."""
-    sentences, cohort = [], "CMMD"
+    """Outputs folder -> a sentence for each comparison that is there, and one on the paper's."""
+    sentences = []
     for name, table in comparisons().items():
         path = out / f"tables/{name}.json"
         if path.exists():
-            numbers = json.loads(path.read_text())
-            sentences.append(answer(table, numbers))
-            cohort = numbers["cohort"]
-    if cohort.endswith("not CMMD"):
-        sentences.append(
-            f"Cohort: {cohort}. Being near the paper's figures therefore means nothing."
-        )
+            sentences.append(answer(table, json.loads(path.read_text())))
+    path = out / "tables/reproduced.json"
+    if path.exists():
+        sentences.append(agreement(json.loads(path.read_text())))
     return sentences
+
+
+def agreement(reproduced: Mapping) -> str:
+    """reproduced.json -> how many figures are consistent with the paper's."""
+    verdicts = Counter(row["verdict"] for row in reproduced["rows"])
+    if not verdicts:
+        return f"Cohort: {reproduced['cohort']}. Being near the paper's figures means nothing here."
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in sorted(verdicts.items()))
+    return f"Of {verdicts.total()} figures of Table 2, by the rule fixed beforehand: {counts}."
 
 
 def answer(table: Table, numbers: Mapping) -> str:

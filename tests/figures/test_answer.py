@@ -41,10 +41,21 @@ def test_an_undefined_cell_is_said_and_not_counted(write):
     assert sentence.endswith("AUC undefined.")
 
 
-def test_another_cohort_than_cmmd_warns_of_comparing_with_the_paper(write):
-    *_, caution = answers(write({}, "synthetic cohort, not CMMD"))
-    assert "synthetic cohort, not CMMD" in caution
-    assert "means nothing" in caution
+@pytest.mark.parametrize(
+    ("verdicts", "sentence"),
+    [
+        ([], "Cohort: not CMMD. Being near the paper's figures means nothing here."),
+        (
+            ["consistent", "below", "consistent"],
+            "Of 3 figures of Table 2, by the rule fixed beforehand: 1 below, 2 consistent.",
+        ),
+    ],
+)
+def test_agreement_with_the_paper_is_counted_where_it_was_judged(tmp_path, verdicts, sentence):
+    (tmp_path / "tables").mkdir()
+    judged = {"cohort": "not CMMD", "rows": [{"verdict": verdict} for verdict in verdicts]}
+    (tmp_path / "tables/reproduced.json").write_text(json.dumps(judged))
+    assert answers(tmp_path) == [sentence]
 
 
 def test_without_tables_there_is_nothing_to_say(tmp_path):
