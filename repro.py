@@ -302,7 +302,9 @@ def audit_(out: Path) -> None:
     from lumin.run.make import make
 
     make(out, audit.stage())
-    show_markdown((out / "tables/audit.md").read_text())
+    path = out / "tables/audit.md"
+    show_markdown(path.read_text().split("\n\n## Every check")[0])
+    say(f"\nEvery check is in {path}.")
 
 
 @command
