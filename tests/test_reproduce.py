@@ -15,7 +15,12 @@ from lumin.training.tasks import BY_NAME
 
 RUN_ALONE = {  # what only the command line writes: of a run, of an outputs folder, around the paper
     *("SHA256SUMS", "flow.json", "manifest.json", "report.html", "seeds.csv", "sources.csv"),
-    *("tables/audit.json", "tables/audit.md", "tables/reproduced.json", "tables/reproduced.md"),
+    "crops.csv",
+    *(
+        f"tables/{name}.{kind}"
+        for name in ("audit", "reproduced", "sheet")
+        for kind in ("md", "json")
+    ),
 }
 
 
