@@ -128,6 +128,7 @@ def test_a_failing_step_keeps_its_rows_and_says_why(tmp_path, gpu):
     assert entry["error"] == "failed: ValueError: the GPU is on fire"
 
 
+@pytest.mark.slow
 def test_a_step_that_takes_too_long_is_ended_with_what_it_started(tmp_path, gpu):
     def measure():
         child = subprocess.Popen(["sleep", "60"])

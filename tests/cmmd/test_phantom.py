@@ -539,6 +539,7 @@ def test_the_breasts_are_like_cmmds():
 # ---- files ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_bytes_from_any_number_of_jobs_and_in_a_slice(written, tmp_path):
     phantom.write(tmp_path / "two", "demo", 7, patients=12, jobs=2)
     phantom.write(tmp_path / "one", "demo", 7, patients=12)

@@ -344,6 +344,7 @@ def test_without_a_trained_fold_there_is_no_fig2(tmp_path, mammograms):
 # ---- packages ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_figures_and_page_need_no_torch():
     modules = "curves, dots, figure2, losses, outlines, pointing_game, report, style"
     code = f"import sys; from lumin.figures import {modules}; sys.exit('torch' in sys.modules)"

@@ -167,6 +167,7 @@ def test_looking_leaves_nothing_behind(ready, begun):
 
 
 @pytest.mark.parametrize("part", ["stages", "trainings"])
+@pytest.mark.slow
 def test_another_run_in_the_folder(ready, part):
     with manifest.claim_folder(ready.out, part, shared=part == "trainings"):
         text, needed = advice(ready)[f"outputs in {ready.out}"]

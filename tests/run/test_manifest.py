@@ -205,6 +205,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_who_shares_may_share(tmp_path):
     with manifest.claim_folder(tmp_path, shared=True), manifest.claim_folder(tmp_path, shared=True):
         with pytest.raises(UserError), manifest.claim_folder(tmp_path):
@@ -213,6 +214,7 @@ def test_who_shares_may_share(tmp_path):
             pass
 
 
+@pytest.mark.slow
 def test_who_is_patient_waits_for_the_other(tmp_path):
     with manifest.claim_folder(tmp_path), pytest.raises(UserError), manifest.claim_folder(tmp_path):
         pass

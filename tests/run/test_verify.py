@@ -292,6 +292,7 @@ def test_any_digit_of_the_manifest_that_is_changed_is_found(copy):
     assert set(silent) == unseen, silent
 
 
+@pytest.mark.slow
 def test_an_input_taken_out_of_the_manifest_is_missed(copy):
     clean = (copy.out / "manifest.json").read_text()
     silent = []
