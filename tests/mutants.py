@@ -974,7 +974,7 @@ MUTANTS = [Mutant(*row, tuple(tests.split())) for *row, tests in (
     ("source-of-the-working-tree", "archive", "lumin/run/archive.py",
      "if done.returncode == 0:",
      "if False:",
-     "run/test_archive.py::test_the_source_is_that_of_the_runs_commit"),
+     "run/test_archive.py::test_a_file_that_was_changed_since_is_handed_over_as_it_was_committed"),
     ("any-name-unpacked", "archive", "lumin/run/archive.py",
      "if not NAME.fullmatch(entry.filename) or mode",
      "if mode",

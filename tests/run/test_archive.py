@@ -147,6 +147,17 @@ def test_the_source_is_that_of_the_runs_commit(study):
     assert archive.source(f"{commit}, changed since")[0] == f"{commit}, changed since"
 
 
+def test_a_file_that_was_changed_since_is_handed_over_as_it_was_committed(tmp_path, monkeypatch):
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    (tmp_path / "repro.py").write_text("committed")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    (tmp_path / "repro.py").write_text("changed")
+    monkeypatch.setattr(archive, "ROOT", tmp_path)
+    assert archive.source(head.stdout.strip())[1]["repro.py"] == b"committed"
+
+
 def test_without_git_the_source_is_what_lies_there(monkeypatch):
     monkeypatch.setattr(archive.shutil, "which", lambda name: None)
     commit, contents = archive.source("0" * 40)
