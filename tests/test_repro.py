@@ -679,7 +679,7 @@ def test_the_whole_paper_once_and_then_nothing(tmp_path, monkeypatch):
                 assert str(tmp_path).encode() not in file.read(name), name
     checked = call("verify", out / "archive.zip", "--against", out)
     assert checked.exit_code == 0, checked.output + checked.stderr
-    assert "(split, table1, table2a, table2b, audit and 2 more)" in checked.output
+    assert "(split, table1, table2a, table2b, audit, sheet, reproduced)" in checked.output
     assert "cells differs" in checked.output
 
     stamps = times(out)
