@@ -6,8 +6,6 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-STRIP = 128  # rows worked on at a time, so that the temporary arrays stay in the cache
-
 Box = tuple[int, int, int, int]  # top, left, height, width of a crop, in DICOM pixels
 
 
@@ -29,17 +27,12 @@ def find_breast(image: np.ndarray) -> Crop | None:
     that touches the skin is part of the breast.
     """
     stride = image.shape[1] + 1
-    start, stop = run_edges(image).reshape(-1, 2).T
+    # A column of background ends each row, so that no run goes on into the next
+    above = np.pad(image > 0, ((0, 0), (0, 1))).ravel()
+    start, stop = np.flatnonzero(np.diff(above, prepend=False)).reshape(-1, 2).T
     if not start.size:
         return None
-    # Run i touches the runs first[i] to last[i] - 1 of the next row, corners included
-    first = np.searchsorted(stop, start + stride, "left")
-    last = np.searchsorted(start, stop + stride, "right")
-    touching = np.maximum(last - first, 0)
-    upper = np.repeat(np.arange(start.size), touching)
-    lower = np.arange(upper.size) + np.repeat(first - (np.cumsum(touching) - touching), touching)
-    links = coo_array((np.ones(upper.size, bool), (upper, lower)), shape=(start.size, start.size))
-    _, component = connected_components(links, directed=False)
+    component = components(start, stop, stride)
     sizes = np.bincount(component, stop - start)
     breast = component == np.argmax(sizes)
     row, left, right = start[breast] // stride, start[breast] % stride, stop[breast] % stride
@@ -49,14 +42,15 @@ def find_breast(image: np.ndarray) -> Crop | None:
     return Crop((top, leftmost, height, width), *map(float, shares))
 
 
-def run_edges(image: np.ndarray) -> np.ndarray:
-    """(H, W) -> where its runs above 0 begin and, in turn, end, in the flattened (H, W + 1) image.
-
-    The extra column is background, so that no run continues into the next row. There is about one
-    run per row of a breast, so what follows costs next to nothing.
-    """
-    stride, edges = image.shape[1] + 1, []
-    for top in range(0, len(image), STRIP):
-        strip = np.pad(image[top : top + STRIP] > 0, ((0, 0), (0, 1))).ravel()
-        edges.append(np.flatnonzero(np.diff(strip, prepend=False)) + top * stride)
-    return np.concatenate(edges)
+def components(start: np.ndarray, stop: np.ndarray, stride: int) -> np.ndarray:
+    """Where (runs,) begin and end, and the length of a row -> (runs,) connected component."""
+    # Run i touches the runs first[i] to last[i] - 1 of the next row, corners included
+    first = np.searchsorted(stop, start + stride, "left")
+    last = np.searchsorted(start, stop + stride, "right")
+    touching = np.maximum(last - first, 0)
+    upper = np.repeat(np.arange(start.size), touching)
+    # Count on from first[i] for each run i: 0, 1, 2, ... less where the count of run i began
+    began = np.cumsum(touching) - touching
+    lower = np.arange(upper.size) + np.repeat(first - began, touching)
+    links = coo_array((np.ones(upper.size, bool), (upper, lower)), shape=(start.size, start.size))
+    return connected_components(links, directed=False)[1]

@@ -16,10 +16,10 @@ from pydicom.misc import is_dicom
 from pydicom.pixels import apply_modality_lut, pixel_array
 from scipy.special import expit
 
-from lumin.data.breast import STRIP
 from lumin.errors import DATA, UserError
 
 MAX_PIXELS = 2**26  # the largest mammography detectors have 2^25
+DEFAULT = uid.ImplicitVRLittleEndian  # PS3.5 10.1, where no preamble names another
 ADVICE = "Download this file again, or take it out of the data folder."
 CONVERT = "Convert the file: dcmdjpeg (DCMTK) or gdcmconv --raw (GDCM)."
 REQUIRED = ["Rows", "Columns", "SamplesPerPixel"]
@@ -79,11 +79,7 @@ def read_pixels(path: Path) -> tuple[np.ndarray, pydicom.Dataset]:
         if size > 4 * MAX_PIXELS:
             raise unusable(f"{size} bytes are too large for one mammogram")
         whole = is_dicom(path)
-        syntax = (
-            uid.ImplicitVRLittleEndian
-        )  # the default (PS3.5 10.1), where no preamble says another
-        if whole:
-            syntax = read_file_meta_info(path).get("TransferSyntaxUID")
+        syntax = read_file_meta_info(path).get("TransferSyntaxUID") if whole else DEFAULT
         # dcmread would inflate a deflated file, to whatever size
         if syntax in (None, uid.DeflatedExplicitVRLittleEndian):
             raise unusable(f"transfer syntax {syntax and syntax.name}", CONVERT)
@@ -162,10 +158,7 @@ def to_8bit(stored: np.ndarray, header: pydicom.Dataset, function: str = "LINEAR
     table = grey_levels(patterns.view(stored.dtype), header, function)
     if stored.dtype == np.uint8 and np.array_equal(table, patterns):
         return stored  # CMMD's window 128/256 on 8 bits is the identity
-    image, codes = np.empty(stored.shape, np.uint8), stored.view(patterns.dtype)
-    for top in range(0, len(image), STRIP):
-        np.take(table, codes[top : top + STRIP], out=image[top : top + STRIP])
-    return image
+    return table[stored.view(patterns.dtype)]
 
 
 def grey_levels(values: np.ndarray, header: pydicom.Dataset, function: str) -> np.ndarray:

@@ -38,7 +38,7 @@ MOVING = {"ShearX", "ShearY", "Rotate", "TranslateX", "TranslateY", "Sharpness"}
 WITHOUT_MAGNITUDE = {"AutoContrast", "Equalize"}
 
 Step = tuple[str, float]  # AugMix operation and its magnitude, with its sign
-Recipe = tuple[tuple[Step, ...], ...]  # three chains of one to three Steps, or () for no AugMix
+Mixture = tuple[tuple[Step, ...], ...]  # three chains of one to three Steps, or () for no AugMix
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Draws:
     """All random parameters of B samples.
 
     flip       (B,) bool
-    chains     B recipes of AugMix
+    chains     of AugMix: B Mixtures
     weights    (B, 4) float32: of the image itself and of its chains
     equalize   (B,) bool
     box        (B, 4) int: top, left, height, width to erase; height 0: none
     """
 
     flip: np.ndarray
-    chains: list[Recipe]
+    chains: list[Mixture]
     weights: np.ndarray
     equalize: np.ndarray
     box: np.ndarray
@@ -99,12 +99,12 @@ def draw(keys: Sequence[tuple], height: int, width: int) -> Draws:
     flip, augmix, equalize, erased = (apply < probabilities).T
     chains = []
     for mixed, lengths, numbers in zip(augmix, depth, steps.reshape(-1, 3, 9), strict=True):
-        chains.append(recipe_of(lengths, numbers, height, width) if mixed else ())
+        chains.append(mixture_of(lengths, numbers, height, width) if mixed else ())
     box = boxes(erase.reshape(-1, ATTEMPTS, 4), height, width) * erased[:, None]
     return Draws(flip, chains, mixing(weight), equalize, box)
 
 
-def recipe_of(lengths: np.ndarray, numbers: np.ndarray, height: int, width: int) -> Recipe:
+def mixture_of(lengths: np.ndarray, numbers: np.ndarray, height: int, width: int) -> Mixture:
     """(3,) and (3, 9) uniform numbers -> three chains of one to three Steps.
 
     `numbers` choose the operation, the magnitude and the sign of each of nine possible steps.
@@ -340,15 +340,16 @@ def changes_nothing(operation: str, magnitude: float) -> bool:
     return operation == "Color" or (magnitude == 0 and operation not in WITHOUT_MAGNITUDE)
 
 
-def augmix(images: Tensor, recipes: Sequence[Recipe], weights: np.ndarray) -> list[Tensor]:
-    """(n, H, W) uint8, n recipes, (n, 4) weights -> n (H, W) uint8.
+def augmix(images: Tensor, mixtures: Sequence[Mixture], weights: np.ndarray) -> list[Tensor]:
+    """(n, H, W) uint8, n Mixtures, (n, 4) weights -> n (H, W) uint8.
 
     Equal steps of all chains of all images are taken together. The sum is cut, not rounded, as in
     the reference.
     """
-    chains, unchanged = [], levels(images.device)
-    for image, counts, recipe in zip(images, histogram(images), recipes, strict=True):
-        chains += [Chain(steps, image, counts, unchanged) for steps in recipe]
+    of_images, unchanged = [], levels(images.device)
+    for image, counts, mixture in zip(images, histogram(images), mixtures, strict=True):
+        of_images.append([Chain(steps, image, counts, unchanged) for steps in mixture])
+    chains = [chain for three in of_images for chain in three]
     for nth in range(DEPTH):
         alike: dict[Step, list[Chain]] = {}
         for chain in chains:
@@ -357,11 +358,11 @@ def augmix(images: Tensor, recipes: Sequence[Recipe], weights: np.ndarray) -> li
         for (operation, magnitude), members in alike.items():
             advance(members, operation, magnitude)
     settle(chains)
-    mixed, finished = [], iter(chains)  # three an image
-    for image, (own, *others) in zip(images, weights.tolist(), strict=True):
+    mixed = []
+    for image, three, (own, *others) in zip(images, of_images, weights.tolist(), strict=True):
         total = image * own
-        for weight in others:
-            total += next(finished).pixels * weight
+        for chain, weight in zip(three, others, strict=True):
+            total += chain.pixels * weight
         mixed.append(total.to(torch.uint8))
     return mixed
 
@@ -374,35 +375,30 @@ def normalise(images: Tensor) -> Tensor:
 
     In memory channels_last, which is how the network wants it.
     """
-    batch, height, width = images.shape
-    out = torch.empty(batch, height, width, 3, device=images.device)
-    # On a CPU, as many images at a time as its cache holds
-    at_once = batch if images.is_cuda else max(1, 2**19 // (height * width))
+    out = torch.empty(*images.shape, 3, device=images.device)
+    at_once = len(images) if images.is_cuda else 1  # as much as a CPU's cache holds
     for part, result in zip(images.split(at_once), out.split(at_once), strict=True):
-        share = part.float().mul_(1 / 255)
+        grey = part.float().mul_(1 / 255)
         for channel, (mean, sd) in enumerate(zip(IMAGENET_MEAN, IMAGENET_SD, strict=True)):
-            torch.div(share - mean, sd, out=result[..., channel])
+            torch.div(grey - mean, sd, out=result[..., channel])
     return out.permute(0, 3, 1, 2)
 
 
 def augment(images: Tensor, draws: Draws) -> Tensor:
     """(B, H, W) uint8 -> (B, 3, H, W) float32: flipped, mixed, equalized, normalised, erased."""
-    pictures = list(images)
-    for i in np.flatnonzero(draws.flip).tolist():
-        pictures[i] = pictures[i].flip(-1)
-    mixed = [i for i, chains in enumerate(draws.chains) if chains]
+    pairs = zip(images, draws.flip, strict=True)
+    pictures = dict(enumerate(image.flip(-1) if flipped else image for image, flipped in pairs))
+    mixed = [i for i, mixture in enumerate(draws.chains) if mixture]
     if mixed:
         originals = torch.stack([pictures[i] for i in mixed])
         blends = augmix(originals, [draws.chains[i] for i in mixed], draws.weights[mixed])
-        for i, picture in zip(mixed, blends, strict=True):
-            pictures[i] = picture
+        pictures.update(zip(mixed, blends, strict=True))
     equalize = np.flatnonzero(draws.equalize).tolist()
     if equalize:
         originals = torch.stack([pictures[i] for i in equalize])
         flat = look_up(originals, equalization(histogram(originals)))
-        for i, picture in zip(equalize, flat, strict=True):
-            pictures[i] = picture
-    out = normalise(torch.stack(pictures))
+        pictures.update(zip(equalize, flat, strict=True))
+    out = normalise(torch.stack(list(pictures.values())))
     for sample, (top, left, height, width) in zip(out, draws.box.tolist(), strict=True):
         if height:
             sample[:, top : top + height, left : left + width].zero_()
