@@ -1,10 +1,10 @@
-"""The four augmentations (2.2), batched on the device that trains, every sample keyed.
+"""The four augmentations (2.2) on the device that trains, every sample keyed.
 
 Flip, AugMix and histogram equalization work on (H, W) uint8, erasing on the normalised image: the
 paper's order. The reference is torchvision.transforms.v2 on the one-channel uint8 image with its
 defaults, one image at a time.
 
-A change of grey levels is a table of 256 entries, and one after another is a table still: the
+A change of grey levels is a table of 256 entries, and several in a row are one table still: the
 pixels are touched only where a chain moves them, sharpens them, or ends. All parameters are known
 on the CPU and reach the device as scalars, so no step waits for it. On one device an image's bytes
 do not depend on the images beside it.
@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -38,7 +39,8 @@ MOVING = {"ShearX", "ShearY", "Rotate", "TranslateX", "TranslateY", "Sharpness"}
 WITHOUT_MAGNITUDE = {"AutoContrast", "Equalize"}
 
 Step = tuple[str, float]  # AugMix operation and its magnitude, with its sign
-Recipe = tuple[tuple[Step, ...], ...]  # three chains of one to three Steps, or () for no AugMix
+Chain = tuple[Step, ...]  # one to three Steps
+Chains = tuple[Chain, ...]  # three, or none without AugMix
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,14 @@ class Draws:
     """All random parameters of B samples.
 
     flip       (B,) bool
-    chains     B recipes of AugMix
+    chains     B times AugMix's chains
     weights    (B, 4) float32: of the image itself and of its chains
     equalize   (B,) bool
     box        (B, 4) int: top, left, height, width to erase; height 0: none
     """
 
     flip: np.ndarray
-    chains: list[Recipe]
+    chains: list[Chains]
     weights: np.ndarray
     equalize: np.ndarray
     box: np.ndarray
@@ -99,12 +101,12 @@ def draw(keys: Sequence[tuple], height: int, width: int) -> Draws:
     flip, augmix, equalize, erased = (apply < probabilities).T
     chains = []
     for mixed, lengths, numbers in zip(augmix, depth, steps.reshape(-1, 3, 9), strict=True):
-        chains.append(recipe_of(lengths, numbers, height, width) if mixed else ())
+        chains.append(chains_of(lengths, numbers, height, width) if mixed else ())
     box = boxes(erase.reshape(-1, ATTEMPTS, 4), height, width) * erased[:, None]
     return Draws(flip, chains, mixing(weight), equalize, box)
 
 
-def recipe_of(lengths: np.ndarray, numbers: np.ndarray, height: int, width: int) -> Recipe:
+def chains_of(lengths: np.ndarray, numbers: np.ndarray, height: int, width: int) -> Chains:
     """(3,) and (3, 9) uniform numbers -> three chains of one to three Steps.
 
     `numbers` choose the operation, the magnitude and the sign of each of nine possible steps.
@@ -246,17 +248,6 @@ def sharpened(images: Tensor, factor: float) -> Tensor:
 # ---- AugMix --------------------------------------------------------------------------------------
 
 
-@dataclass
-class Chain:
-    """A chain under way: its image is `table[pixels]`."""
-
-    steps: tuple[Step, ...]
-    pixels: Tensor
-    counts: Tensor | None  # the histogram of `pixels`, once known
-    table: Tensor  # of 256 grey levels
-    pending: bool = False  # does the table change anything?
-
-
 def moved(images: Tensor, operation: str, magnitude: float) -> Tensor:
     """(n, H, W) -> the same after one of the MOVING operations."""
     height, width = images.shape[1:]
@@ -277,16 +268,15 @@ def moved(images: Tensor, operation: str, magnitude: float) -> Tensor:
     raise ValueError(operation)
 
 
-def regraded(chains: Sequence[Chain], operation: str, magnitude: float) -> Tensor:
-    """Chains -> their (n, 256) tables after one of the operations that only change grey levels."""
-    tables = torch.stack([chain.table for chain in chains])
+def regraded(images: Tensor, tables: Tensor, operation: str, magnitude: float) -> Tensor:
+    """(n, 256) tables that the images are to go through -> with one more change of grey levels."""
     match operation:
         case "AutoContrast":
-            return stretched(tables, count(chains))
+            return stretched(tables, histogram(images))
         case "Equalize":
-            return equalized(tables, count(chains))
+            return equalized(tables, histogram(images))
         case "Contrast":
-            return contrasted(tables, count(chains), 1 + magnitude)
+            return contrasted(tables, histogram(images), 1 + magnitude)
         case "Brightness":
             return tv.adjust_brightness(tables[:, None, None], 1 + magnitude)[:, 0, 0]
         case "Posterize":
@@ -296,74 +286,47 @@ def regraded(chains: Sequence[Chain], operation: str, magnitude: float) -> Tenso
     raise ValueError(operation)
 
 
-def settle(chains: Sequence[Chain]) -> None:
-    """Send the pixels of chains through their tables."""
-    pending = [chain for chain in chains if chain.pending]
-    if not pending:
-        return
-    tables = torch.stack([chain.table for chain in pending])
-    images = look_up(torch.stack([chain.pixels for chain in pending]), tables)
-    for chain, pixels in zip(pending, images, strict=True):
-        chain.pixels, chain.counts = pixels, None
-        chain.table, chain.pending = levels(pixels.device), False
-
-
 def levels(device: torch.device) -> Tensor:
     """(256,) uint8, the table that changes nothing."""
     return torch.arange(256, dtype=torch.uint8, device=device)
 
 
-def count(chains: Sequence[Chain]) -> Tensor:
-    """Chains -> (n, 256) histograms of their pixels, counted where not yet known."""
-    unknown = [chain for chain in chains if chain.counts is None]
-    if unknown:
-        rows = histogram(torch.stack([chain.pixels for chain in unknown]))
-        for chain, row in zip(unknown, rows, strict=True):
-            chain.counts = row
-    return torch.stack([chain.counts for chain in chains if chain.counts is not None])
-
-
-def advance(chains: Sequence[Chain], operation: str, magnitude: float) -> None:
-    """The same operation on several chains at once."""
-    if operation in MOVING:
-        settle(chains)
-        images = moved(torch.stack([chain.pixels for chain in chains]), operation, magnitude)
-        for chain, pixels in zip(chains, images, strict=True):
-            chain.pixels, chain.counts = pixels, None
-    else:
-        for chain, table in zip(chains, regraded(chains, operation, magnitude), strict=True):
-            chain.table, chain.pending = table, True
-
-
-def changes_nothing(operation: str, magnitude: float) -> bool:
+def changes_nothing(step: Step) -> bool:
     """One channel has no colour; magnitude 0 does nothing, but for the two without magnitude."""
+    operation, magnitude = step
     return operation == "Color" or (magnitude == 0 and operation not in WITHOUT_MAGNITUDE)
 
 
-def augmix(images: Tensor, recipes: Sequence[Recipe], weights: np.ndarray) -> list[Tensor]:
-    """(n, H, W) uint8, n recipes, (n, 4) weights -> n (H, W) uint8.
+def is_moving(step: Step) -> bool:
+    """True for what needs the pixels themselves, False for a change of grey levels."""
+    return step[0] in MOVING
 
-    Equal steps of all chains of all images are taken together. The sum is cut, not rounded, as in
-    the reference.
+
+def chained(images: Tensor, chain: Chain) -> Tensor:
+    """(n, H, W) uint8 -> the same after each step of a chain."""
+    steps = [step for step in chain if not changes_nothing(step)]
+    for moving, row in groupby(steps, is_moving):
+        if moving:
+            for operation, magnitude in row:
+                images = moved(images, operation, magnitude)
+        else:
+            tables = levels(images.device).repeat(len(images), 1)
+            for operation, magnitude in row:
+                tables = regraded(images, tables, operation, magnitude)
+            images = look_up(images, tables)
+    return images
+
+
+def augmix(image: Tensor, chains: Chains, weights: np.ndarray) -> Tensor:
+    """(H, W) uint8, its chains, (4,) weights -> (H, W) uint8: the weighted sum of image and chains.
+
+    The sum is cut, not rounded, as in the reference.
     """
-    chains, unchanged = [], levels(images.device)
-    for image, counts, recipe in zip(images, histogram(images), recipes, strict=True):
-        chains += [Chain(steps, image, counts, unchanged) for steps in recipe]
-    for nth in range(DEPTH):
-        alike: dict[Step, list[Chain]] = {}
-        for chain in chains:
-            if nth < len(chain.steps) and not changes_nothing(*chain.steps[nth]):
-                alike.setdefault(chain.steps[nth], []).append(chain)
-        for (operation, magnitude), members in alike.items():
-            advance(members, operation, magnitude)
-    settle(chains)
-    mixed, finished = [], iter(chains)  # three an image
-    for image, (own, *others) in zip(images, weights.tolist(), strict=True):
-        total = image * own
-        for weight in others:
-            total += next(finished).pixels * weight
-        mixed.append(total.to(torch.uint8))
-    return mixed
+    own, *others = weights.tolist()
+    total = image * own
+    for chain, weight in zip(chains, others, strict=True):
+        total += chained(image[None], chain)[0] * weight
+    return total.to(torch.uint8)
 
 
 # ---- the batch -----------------------------------------------------------------------------------
@@ -390,18 +353,12 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
     pictures = list(images)
     for i in np.flatnonzero(draws.flip).tolist():
         pictures[i] = pictures[i].flip(-1)
-    mixed = [i for i, chains in enumerate(draws.chains) if chains]
-    if mixed:
-        originals = torch.stack([pictures[i] for i in mixed])
-        blends = augmix(originals, [draws.chains[i] for i in mixed], draws.weights[mixed])
-        for i, picture in zip(mixed, blends, strict=True):
-            pictures[i] = picture
-    equalize = np.flatnonzero(draws.equalize).tolist()
-    if equalize:
-        originals = torch.stack([pictures[i] for i in equalize])
-        flat = look_up(originals, equalization(histogram(originals)))
-        for i, picture in zip(equalize, flat, strict=True):
-            pictures[i] = picture
+    for i, chains in enumerate(draws.chains):
+        if chains:
+            pictures[i] = augmix(pictures[i], chains, draws.weights[i])
+    for i in np.flatnonzero(draws.equalize).tolist():
+        table = equalization(histogram(pictures[i][None]))
+        pictures[i] = look_up(pictures[i][None], table)[0]
     out = normalise(torch.stack(pictures))
     for sample, (top, left, height, width) in zip(out, draws.box.tolist(), strict=True):
         if height:

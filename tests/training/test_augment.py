@@ -100,12 +100,8 @@ def by_torchvision(images: torch.Tensor, operation: str, magnitude: float) -> to
 
 def by_us(images: torch.Tensor, *steps: augment.Step) -> torch.Tensor:
     """(n, H, W) -> the same with all of AugMix's weight on the first chain."""
-    recipe = (steps, (), ())
-    return torch.stack(
-        augment.augmix(
-            images, [recipe] * len(images), np.tile(np.float32([0, 1, 0, 0]), (len(images), 1))
-        )
-    )
+    chains, weights = (steps, (), ()), np.float32([0, 1, 0, 0])
+    return torch.stack([augment.augmix(image, chains, weights) for image in images])
 
 
 # ---- every operation -----------------------------------------------------------------------------
