@@ -79,9 +79,7 @@ def read_pixels(path: Path) -> tuple[np.ndarray, pydicom.Dataset]:
         if size > 4 * MAX_PIXELS:
             raise unusable(f"{size} bytes are too large for one mammogram")
         whole = is_dicom(path)
-        syntax = (
-            uid.ImplicitVRLittleEndian
-        )  # the default (PS3.5 10.1), where no preamble says another
+        syntax = uid.ImplicitVRLittleEndian  # the default (PS3.5 10.1)
         if whole:
             syntax = read_file_meta_info(path).get("TransferSyntaxUID")
         # dcmread would inflate a deflated file, to whatever size
