@@ -54,21 +54,16 @@ def identical(mammograms: Mammograms, rows: Sequence[Row]) -> dict[str, str]:
     Patients with the same stored image are in one group, also through chains of patients; a patient
     who shares no image is a group alone.
     """
-    parent = {m.patient: m.patient for m in mammograms}
-
-    def root(patient: str) -> str:
-        while parent[patient] != patient:
-            patient = parent[patient]
-        return patient
-
-    owner = {m.image: m.patient for m in mammograms}
-    first_owner: dict[str, str] = {}
+    patient_of = {m.image: m.patient for m in mammograms}
+    sharing = defaultdict(set)  # pixel values -> the patients who have an image of them
     for row in rows:
-        patient = owner[row.image]
-        other = first_owner.setdefault(row.stored_sha256, patient)
-        pair = root(patient), root(other)
-        parent[max(pair)] = min(pair)
-    return {patient: root(patient) for patient in parent}
+        sharing[row.stored_sha256].add(patient_of[row.image])
+    together = {patient: {patient} for patient in patient_of.values()}
+    for patients in sharing.values():
+        union = set().union(*(together[patient] for patient in patients))
+        for patient in union:
+            together[patient] = union
+    return {patient: min(union) for patient, union in together.items()}
 
 
 def lot(seed: int, group: str) -> float:
