@@ -152,143 +152,137 @@ def boxes(uniform: np.ndarray, height: int, width: int) -> np.ndarray:
 # ---- grey levels: histograms and tables ----------------------------------------------------------
 
 
-def histogram(images: Tensor) -> Tensor:
-    """(n, H, W) uint8 -> (n, 256) int64 counts."""
-    if not images.is_cuda:
-        return torch.stack([torch.bincount(image.flatten(), minlength=256) for image in images])
-    # One histogram of n x 256 levels. On whole numbers histc is deterministic; bincount would wait
-    # for the maximum.
-    offset = 256 * torch.arange(len(images), dtype=torch.int32, device=images.device)
-    bins = 256 * len(images)
-    return torch.histc(images.flatten(1) + offset[:, None], bins, 0, bins).view(-1, 256).long()
+def histogram(image: Tensor) -> Tensor:
+    """(H, W) uint8 -> (256,) int64 counts."""
+    if image.is_cuda:
+        # On whole numbers histc is deterministic; bincount would wait for the maximum.
+        return torch.histc(image.flatten().int(), 256, 0, 256).long()
+    return torch.bincount(image.flatten(), minlength=256)
 
 
-def look_up(images: Tensor, tables: Tensor) -> Tensor:
-    """(n, H, W) uint8, (n, 256) uint8 -> (n, H, W) uint8: each pixel's entry in its table."""
-    if images.is_cuda:
-        return tables.gather(1, images.flatten(1).long()).view_as(images)
+def look_up(image: Tensor, table: Tensor) -> Tensor:
+    """(H, W) uint8, (256,) uint8 -> (H, W) uint8: each pixel's entry in the table."""
+    if image.is_cuda:
+        return table.gather(0, image.flatten().long()).view_as(image)
     # bytes.translate is this very operation, five times as fast as an index of 64-bit integers.
-    pairs = zip(images.numpy(), tables.numpy(), strict=True)
-    looked = (image.tobytes().translate(table.tobytes()) for image, table in pairs)
-    return torch.frombuffer(bytearray().join(looked), dtype=torch.uint8).view(images.shape)
+    pixels = image.numpy().tobytes().translate(table.numpy().tobytes())
+    return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(image.shape)
+
+
+def levels(device: torch.device) -> Tensor:
+    """(256,) uint8, the table that changes nothing."""
+    return torch.arange(256, dtype=torch.uint8, device=device)
 
 
 def equalization(counts: Tensor) -> Tensor:
-    """(n, 256) counts -> (n, 256) uint8 tables that equalize, rounded as ImageOps.equalize does."""
-    cumulative = counts.cumsum(1)
-    total = cumulative[:, -1:]
-    without_brightest = cumulative.masked_fill(cumulative == total, 0).amax(1, keepdim=True)
+    """(256,) counts -> (256,) uint8 table that equalizes, rounded as ImageOps.equalize does."""
+    cumulative = counts.cumsum(0)
+    without_brightest = cumulative.masked_fill(cumulative == cumulative[-1], 0).amax()
     step = without_brightest // 255
     table = ((cumulative - counts + step // 2) // step.clamp(min=1)).clamp(max=255)
     # Step 0: too few pixels or levels, left as it is
     return torch.where(step > 0, table, levels(counts.device)).to(torch.uint8)
 
 
-def stretched(tables: Tensor, counts: Tensor) -> Tensor:
-    """(n, 256) tables, counts before them -> tables that stretch the levels to 0 .. 255."""
-    grey = tables.float()
-    low = grey.masked_fill(counts == 0, 255).amin(1, keepdim=True)
-    high = grey.masked_fill(counts == 0, 0).amax(1, keepdim=True)
+def stretched(table: Tensor, counts: Tensor) -> Tensor:
+    """(256,) table, counts before it -> table that stretches the levels to 0 .. 255."""
+    grey = table.float()
+    low = grey.masked_fill(counts == 0, 255).amin()
+    high = grey.masked_fill(counts == 0, 0).amax()
     scale = (high - low) * (1 / 255)
     return torch.where(high == low, grey, ((grey - low) / scale).clamp(0, 255)).to(torch.uint8)
 
 
-def contrasted(tables: Tensor, counts: Tensor, factor: float) -> Tensor:
-    """(n, 256) tables, counts before them -> tables blended with the image's mean grey."""
-    mean = ((tables * counts).sum(1, keepdim=True).double() / counts.sum(1, keepdim=True)).float()
-    return tables.mul(factor).add_(mean, alpha=1 - factor).clamp_(0, 255).to(torch.uint8)
+def contrasted(table: Tensor, counts: Tensor, factor: float) -> Tensor:
+    """(256,) table, counts before it -> table blended with the image's mean grey."""
+    mean = ((table * counts).sum().double() / counts.sum()).float()
+    return table.mul(factor).add_(mean, alpha=1 - factor).clamp_(0, 255).to(torch.uint8)
 
 
-def equalized(tables: Tensor, counts: Tensor) -> Tensor:
-    """(n, 256) tables, counts before them -> tables that equalize what came out of them."""
-    after = ((tables[:, :, None] == levels(tables.device)) * counts[:, :, None]).sum(1)
-    return equalization(after).gather(1, tables.long())
+def equalized(table: Tensor, counts: Tensor) -> Tensor:
+    """(256,) table, counts before it -> table that equalizes what comes out of it."""
+    after = ((table[:, None] == levels(table.device)) * counts[:, None]).sum(0)
+    return equalization(after).gather(0, table.long())
 
 
 # ---- pixels: what moves or sharpens them ---------------------------------------------------------
 
 
-def warp(images: Tensor, matrix: Sequence[float]) -> Tensor:
-    """(n, H, W) uint8 -> the same, sampled bilinearly; outside the image is 0.
+def warp(image: Tensor, matrix: Sequence[float]) -> Tensor:
+    """(H, W) uint8 -> the same, sampled bilinearly; outside the image is 0.
 
     matrix    a, b, c, d, e, f: the pixel at (x, y), from the centre, comes from (ax + by + c, dx +
               ey + f)
     """
     a, b, c, d, e, f = matrix
-    height, width = images.shape[1:]
-    x = torch.arange(width, device=images.device).sub((width - 1) / 2)
-    y = torch.arange(height, device=images.device).sub((height - 1) / 2)[:, None]
-    grid = torch.empty(height, width, 2, device=images.device)
+    height, width = image.shape
+    x = torch.arange(width, device=image.device).sub((width - 1) / 2)
+    y = torch.arange(height, device=image.device).sub((height - 1) / 2)[:, None]
     # grid_sample wants -1 .. 1 from edge to edge.
-    torch.add(x * (2 * a / width), (b * y + c) * (2 / width), out=grid[..., 0])
-    torch.add(x * (2 * d / height), (e * y + f) * (2 / height), out=grid[..., 1])
+    from_x = x * (2 * a / width) + (b * y + c) * (2 / width)
+    from_y = x * (2 * d / height) + (e * y + f) * (2 / height)
+    places = torch.stack([from_x, from_y], -1)
     # Bilinear, and zeros outside, are grid_sample's defaults
-    places = grid.expand(len(images), -1, -1, -1)
-    sampled = F.grid_sample(images[:, None].float(), places, align_corners=False)
-    return sampled[:, 0].round_().to(torch.uint8)
+    sampled = F.grid_sample(image[None, None].float(), places[None], align_corners=False)
+    return sampled[0, 0].round_().to(torch.uint8)
 
 
-def sharpened(images: Tensor, factor: float) -> Tensor:
-    """(n, H, W) uint8 -> blended with its 3x3 blur (centre 5, neighbours 1, over 13); the border
+def sharpened(image: Tensor, factor: float) -> Tensor:
+    """(H, W) uint8 -> blended with its 3x3 blur (centre 5, neighbours 1, over 13); the border
     stays.
 
     Sums of whole numbers, and no thirteenth lies halfway, so the blur is exact whatever the order.
     """
-    if min(images.shape[1:]) <= 2:
-        return images
-    out = images.float()
-    rows = out[:, :-2] + out[:, 1:-1] + out[:, 2:]
-    inner = out[:, 1:-1, 1:-1]
-    blur = rows[:, :, :-2] + rows[:, :, 1:-1]
-    blur.add_(rows[:, :, 2:]).add_(inner, alpha=4).mul_(1 / 13).round_()
+    if min(image.shape) <= 2:
+        return image
+    out = image.float()
+    rows = out[:-2] + out[1:-1] + out[2:]
+    inner = out[1:-1, 1:-1]
+    blur = rows[:, :-2] + rows[:, 1:-1]
+    blur.add_(rows[:, 2:]).add_(inner, alpha=4).mul_(1 / 13).round_()
     inner.add_(blur.sub_(inner), alpha=1 - factor)
     return out.clamp_(0, 255).to(torch.uint8)
+
+
+def moved(image: Tensor, operation: str, magnitude: float) -> Tensor:
+    """(H, W) -> the same after one of the MOVING operations."""
+    height, width = image.shape
+    match operation:
+        case "ShearX":  # about the top left corner
+            return warp(image, (1, magnitude, magnitude * height / 2, 0, 1, 0))
+        case "ShearY":
+            return warp(image, (1, 0, 0, magnitude, 1, magnitude * width / 2))
+        case "Rotate":  # anticlockwise
+            cosine, sine = math.cos(math.radians(magnitude)), math.sin(math.radians(magnitude))
+            return warp(image, (cosine, -sine, 0, sine, cosine, 0))
+        case "TranslateX":
+            return F.pad(image, (int(magnitude), -int(magnitude)))  # by less than 0 crops
+        case "TranslateY":
+            return F.pad(image, (0, 0, int(magnitude), -int(magnitude)))
+        case "Sharpness":
+            return sharpened(image, 1 + magnitude)
+    raise ValueError(operation)
 
 
 # ---- AugMix --------------------------------------------------------------------------------------
 
 
-def moved(images: Tensor, operation: str, magnitude: float) -> Tensor:
-    """(n, H, W) -> the same after one of the MOVING operations."""
-    height, width = images.shape[1:]
-    match operation:
-        case "ShearX":  # about the top left corner
-            return warp(images, (1, magnitude, magnitude * height / 2, 0, 1, 0))
-        case "ShearY":
-            return warp(images, (1, 0, 0, magnitude, 1, magnitude * width / 2))
-        case "Rotate":  # anticlockwise
-            cosine, sine = math.cos(math.radians(magnitude)), math.sin(math.radians(magnitude))
-            return warp(images, (cosine, -sine, 0, sine, cosine, 0))
-        case "TranslateX":
-            return F.pad(images, (int(magnitude), -int(magnitude)))  # by less than 0 crops
-        case "TranslateY":
-            return F.pad(images, (0, 0, int(magnitude), -int(magnitude)))
-        case "Sharpness":
-            return sharpened(images, 1 + magnitude)
-    raise ValueError(operation)
-
-
-def regraded(images: Tensor, tables: Tensor, operation: str, magnitude: float) -> Tensor:
-    """(n, 256) tables that the images are to go through -> with one more change of grey levels."""
+def regraded(image: Tensor, table: Tensor, operation: str, magnitude: float) -> Tensor:
+    """(256,) table that the image is to go through -> with one more change of grey levels."""
     match operation:
         case "AutoContrast":
-            return stretched(tables, histogram(images))
+            return stretched(table, histogram(image))
         case "Equalize":
-            return equalized(tables, histogram(images))
+            return equalized(table, histogram(image))
         case "Contrast":
-            return contrasted(tables, histogram(images), 1 + magnitude)
+            return contrasted(table, histogram(image), 1 + magnitude)
         case "Brightness":
-            return tv.adjust_brightness(tables[:, None, None], 1 + magnitude)[:, 0, 0]
+            return tv.adjust_brightness(table[None, None], 1 + magnitude)[0, 0]
         case "Posterize":
-            return tv.posterize(tables, int(magnitude))
+            return tv.posterize(table, int(magnitude))
         case "Solarize":
-            return tv.solarize(tables, 255 * magnitude)
+            return tv.solarize(table, 255 * magnitude)
     raise ValueError(operation)
-
-
-def levels(device: torch.device) -> Tensor:
-    """(256,) uint8, the table that changes nothing."""
-    return torch.arange(256, dtype=torch.uint8, device=device)
 
 
 def changes_nothing(step: Step) -> bool:
@@ -302,19 +296,19 @@ def is_moving(step: Step) -> bool:
     return step[0] in MOVING
 
 
-def chained(images: Tensor, chain: Chain) -> Tensor:
-    """(n, H, W) uint8 -> the same after each step of a chain."""
+def chained(image: Tensor, chain: Chain) -> Tensor:
+    """(H, W) uint8 -> the same after each step of a chain."""
     steps = [step for step in chain if not changes_nothing(step)]
     for moving, row in groupby(steps, is_moving):
         if moving:
             for operation, magnitude in row:
-                images = moved(images, operation, magnitude)
+                image = moved(image, operation, magnitude)
         else:
-            tables = levels(images.device).repeat(len(images), 1)
+            table = levels(image.device)
             for operation, magnitude in row:
-                tables = regraded(images, tables, operation, magnitude)
-            images = look_up(images, tables)
-    return images
+                table = regraded(image, table, operation, magnitude)
+            image = look_up(image, table)
+    return image
 
 
 def augmix(image: Tensor, chains: Chains, weights: np.ndarray) -> Tensor:
@@ -325,7 +319,7 @@ def augmix(image: Tensor, chains: Chains, weights: np.ndarray) -> Tensor:
     own, *others = weights.tolist()
     total = image * own
     for chain, weight in zip(chains, others, strict=True):
-        total += chained(image[None], chain)[0] * weight
+        total += chained(image, chain) * weight
     return total.to(torch.uint8)
 
 
@@ -357,8 +351,7 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
         if chains:
             pictures[i] = augmix(pictures[i], chains, draws.weights[i])
     for i in np.flatnonzero(draws.equalize).tolist():
-        table = equalization(histogram(pictures[i][None]))
-        pictures[i] = look_up(pictures[i][None], table)[0]
+        pictures[i] = look_up(pictures[i], equalization(histogram(pictures[i])))
     out = normalise(torch.stack(pictures))
     for sample, (top, left, height, width) in zip(out, draws.box.tolist(), strict=True):
         if height:
