@@ -38,19 +38,26 @@ def find_breast(image: np.ndarray) -> Crop | None:
     row, left, right = start[breast] // stride, start[breast] % stride, stop[breast] % stride
     top, leftmost = int(row.min()), int(left.min())
     height, width = int(row.max()) + 1 - top, int(right.max()) - leftmost
-    shares = height * width / image.size, sizes.sum() / image.size, 1 - sizes.max() / sizes.sum()
-    return Crop((top, leftmost, height, width), *map(float, shares))
+    taken, filled = height * width / image.size, sizes.sum() / image.size
+    lost = 1 - sizes.max() / sizes.sum()
+    return Crop((top, leftmost, height, width), taken, float(filled), float(lost))
 
 
 def components(start: np.ndarray, stop: np.ndarray, stride: int) -> np.ndarray:
-    """Where (runs,) begin and end, and the length of a row -> (runs,) connected component."""
-    # Run i touches the runs first[i] to last[i] - 1 of the next row, corners included
-    first = np.searchsorted(stop, start + stride, "left")
-    last = np.searchsorted(start, stop + stride, "right")
-    touching = np.maximum(last - first, 0)
-    upper = np.repeat(np.arange(start.size), touching)
-    # Count on from first[i] for each run i: 0, 1, 2, ... less where the count of run i began
-    began = np.cumsum(touching) - touching
-    lower = np.arange(upper.size) + np.repeat(first - began, touching)
-    links = coo_array((np.ones(upper.size, bool), (upper, lower)), shape=(start.size, start.size))
-    return connected_components(links, directed=False)[1]
+    """Where (n,) runs begin and end, and a row's length -> (n,) connected component of each.
+
+    A run is linked to the first run that it touches, corners included, in the next row and in the
+    row before. That links all that touch: if B is not the first that A touches below, A is the
+    first that B touches above, or two earlier runs would have to cross.
+    """
+    number = np.arange(start.size)
+    links = []
+    for rows in (1, -1):
+        shift = rows * stride
+        first = np.searchsorted(stop, start + shift)
+        first = np.minimum(first, start.size - 1)
+        touches = (stop[first] >= start + shift) & (start[first] <= stop + shift)
+        links.append((number[touches], first[touches]))
+    one, other = np.concatenate(links, axis=1)
+    graph = coo_array((np.ones(one.size, bool), (one, other)), shape=(start.size, start.size))
+    return connected_components(graph, directed=False)[1]

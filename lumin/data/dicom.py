@@ -19,7 +19,6 @@ from scipy.special import expit
 from lumin.errors import DATA, UserError
 
 MAX_PIXELS = 2**26  # the largest mammography detectors have 2^25
-DEFAULT = uid.ImplicitVRLittleEndian  # PS3.5 10.1, where no preamble names another
 ADVICE = "Download this file again, or take it out of the data folder."
 CONVERT = "Convert the file: dcmdjpeg (DCMTK) or gdcmconv --raw (GDCM)."
 REQUIRED = ["Rows", "Columns", "SamplesPerPixel"]
@@ -79,7 +78,9 @@ def read_pixels(path: Path) -> tuple[np.ndarray, pydicom.Dataset]:
         if size > 4 * MAX_PIXELS:
             raise unusable(f"{size} bytes are too large for one mammogram")
         whole = is_dicom(path)
-        syntax = read_file_meta_info(path).get("TransferSyntaxUID") if whole else DEFAULT
+        syntax = uid.ImplicitVRLittleEndian  # the default (PS3.5 10.1)
+        if whole:
+            syntax = read_file_meta_info(path).get("TransferSyntaxUID")
         # dcmread would inflate a deflated file, to whatever size
         if syntax in (None, uid.DeflatedExplicitVRLittleEndian):
             raise unusable(f"transfer syntax {syntax and syntax.name}", CONVERT)

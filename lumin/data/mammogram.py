@@ -108,6 +108,11 @@ def file_name(image: str, quality: int | None) -> str:
     return f"images/{image}.{'png' if quality is None else 'jpg'}"
 
 
+def images_csv(rows: Sequence[Row]) -> str:
+    """Rows -> images.csv."""
+    return csv_text(Row._fields, rows)
+
+
 def read_images_csv(path: Path) -> list[Row]:
     """images.csv -> its rows."""
     cells = [line.split(",") for line in path.read_text().splitlines()[1:]]
