@@ -101,9 +101,10 @@ def starting_weights(path: Path) -> Weights:
     weights = without_head(load_weights(path))
     with torch.device("meta"):
         expected = shapes(without_head(Classifier(1).state_dict()))
-    if shapes(weights) != expected:
-        wrong = dict(shapes(weights).items() ^ expected.items())
-        raise UserError(f"{path} is no ResNet-18: {', '.join(sorted(wrong)[:3])} do not fit.")
+    differing = shapes(weights).items() ^ expected.items()
+    if differing:
+        names = sorted({name for name, _ in differing})
+        raise UserError(f"{path} is no ResNet-18: {', '.join(names[:3])} do not fit.")
     return weights
 
 
