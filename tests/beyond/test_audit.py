@@ -267,7 +267,7 @@ def test_summary_tests_equal_tests_on_values():
     [
         ((0.9, 0.5), (0.01, 0.01), audit.FOLLOWS),
         ((0.62, 0.6), (0.01, 0.01), audit.NOT),
-        ((0.5, 0.9), (0.01, 0.01), f"{audit.NOT}: the difference is not positive"),
+        ((0.5, 0.9), (0.01, 0.01), audit.NOT),
         # One SD far larger: Student keeps 8 degrees of freedom, Welch falls to about 4.
         ((0.8, 0.6), (0.001, 0.05), f"{audit.DEPENDS}: it follows by Student's test only"),
     ],
@@ -438,11 +438,6 @@ def test_a_detectable_difference_solves_its_equation(correlation):
     first, second = exponential_error(0.6688, 50, 19), exponential_error(0.6688 - gap, 50, 19)
     spread = math.sqrt(first**2 + second**2 - 2 * correlation * first * second)
     assert gap == pytest.approx(2.8 * spread, rel=1e-6)
-
-
-def test_no_difference_is_detectable_where_the_auc_itself_is_too_small():
-    assert audit.detectable(0.3, 5, 5, 0.0, 5.0) is None
-    assert audit.number(None) == "none"
 
 
 def empirical_auc(luminal, other):
