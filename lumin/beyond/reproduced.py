@@ -4,7 +4,6 @@ The rule, with its reasons and its proof by simulation, is docs/reproduced.md, w
 figure on CMMD was known.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from typing import NamedTuple
 from scipy.stats import norm
 
 from lumin.beyond.audit import hanley_mcneil, members
+from lumin.beyond.replication import read
 from lumin.evaluation import markdown
 from lumin.evaluation.cells import LEVELS, averaged
 from lumin.evaluation.inference import t_interval, with_training
@@ -139,12 +139,10 @@ def table(rows: Sequence[Row]) -> str:
 
 def stage(out: Path) -> Stage:
     """Tables 2a and 2b -> tables/reproduced.md and .json."""
-    paths = {name: f"tables/{name}.json" for name in comparisons()}
+    made_from = tuple(f"tables/{name}.json" for name in comparisons())
 
     def make() -> dict[str, str]:
-        tables = {name: json.loads((out / path).read_text()) for name, path in paths.items()}
-        made = document(tables)
+        made = document(read(out))
         return {"tables/reproduced.md": made.markdown, "tables/reproduced.json": made.json}
 
-    settings = {"version": VERSION}
-    return Stage("reproduced", tuple(paths.values()), settings, make, ("scipy",), quick=True)
+    return Stage("reproduced", made_from, {"version": VERSION}, make, ("scipy",), quick=True)

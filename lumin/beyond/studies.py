@@ -99,25 +99,21 @@ def compared(base: Study) -> Document:
         if alternative.of == silences.OF_READING:
             scores[name] = sensitivity.tuned(base.out, scores[sensitivity.AS_IT_IS], mammograms)
         elif finished(base, alternative):
-            scores[name] = read(base, alternative)
+            study = alternative_study(base, alternative)
+            scores[name] = sensitivity.read(study.out, stages.read_mammograms(study))
             if "split" in alternative.changes:
-                own = read_split_csv(alternative_study(base, alternative).out / "split-mlmc.csv")
+                own = read_split_csv(study.out / "split-mlmc.csv")
     return sensitivity.sensitivity(scores, own, stages.provenance(base))
 
 
 def controlled(base: Study) -> Document:
     """Both luminal classifiers trained and judged on a permuted subtype -> control.md and .json."""
-    alternative = silences.CONTROL.alternatives[0]
     prepare.images_and_split(base)
     learn([base], silences.SOURCE)
-    learn([branch(base, alternative)], silences.SUBTYPE)
-    return control.control(read(base, alternative), stages.provenance(base))
-
-
-def read(base: Study, alternative: Alternative) -> sensitivity.Scores:
-    """What both luminal tasks of an alternative say of the test images."""
-    study = alternative_study(base, alternative)
-    return sensitivity.read(study.out, stages.read_mammograms(study))
+    study = branch(base, silences.CONTROL.alternatives[0])
+    learn([study], silences.SUBTYPE)
+    scores = sensitivity.read(study.out, stages.read_mammograms(study))
+    return control.control(scores, stages.provenance(base))
 
 
 def finished(base: Study, alternative: Alternative) -> bool:
@@ -130,24 +126,18 @@ def finished(base: Study, alternative: Alternative) -> bool:
 
 
 def branch(base: Study, alternative: Alternative) -> Study:
-    """Its study, with its split, and what images and trainings it shares with `base`."""
-    study = begin_alternative(base, alternative)
-    prepare.images_and_split(study)
-    share_trainings(study, base.out)
-    return study
-
-
-def begin_alternative(base: Study, alternative: Alternative) -> Study:
-    """Its study, with the images of `base` linked into its folder unless it changes them.
+    """Its study, with its split, and what images and trainings it shares with `base`.
 
     Raises UserError where the folder was begun with other settings.
     """
     study = alternative_study(base, alternative)
     if not base.overwrite:
         manifest.check(study.out, study.settings, "Remove that folder, and run the same command.")
-    if alternative.changes.keys() & stages.IMAGE_CHOICES.keys():
-        return study
-    return share_images(study, base.out)
+    if not alternative.changes.keys() & stages.IMAGE_CHOICES.keys():
+        study = share_images(study, base.out)
+    prepare.images_and_split(study)
+    share_trainings(study, base.out)
+    return study
 
 
 def alternative_study(base: Study, alternative: Alternative) -> Study:
