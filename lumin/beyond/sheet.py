@@ -87,9 +87,7 @@ def belongs(group: Group, mammogram: Mammogram) -> bool:
     return not group.exclusive or any(known[name] for name in group.classes)
 
 
-def judge(
-    name: str, rule: str, balanced: bool, train: Mammograms, test: Mammograms
-) -> NDArray[np.float64]:
+def judge(name: str, rule: str, balanced: bool, train: Mammograms, test: Mammograms) -> NDArray:
     """A class, training and test images -> (n,) probabilities: a regression's, or the majority."""
     positive = label(name, train)
     if rule not in FEATURES or positive.min() == positive.max():
