@@ -1303,7 +1303,7 @@ MUTANTS = [Mutant(*row, tuple(tests.split())) for *row, tests in (
      "force=False",
      "data/test_field_cases.py::test_a_file_without_preamble_is_read"),
     ("other-layouts-fetched-again", "field", "lumin/cmmd/download.py",
-     " and not known:",
+     " and len(copied[key]) != s.instances:",
      ":",
      "cmmd/test_download.py::test_a_copy_in_another_layout_is_used_and_only_the_rest_is_fetched"),
     # Crops

@@ -51,7 +51,6 @@ GO_ON = (
     "What has arrived is kept: run `python repro.py download` to go on, or copy the DICOM files"
     " there, in any layout."
 )
-LISTED = 10  # series named in a message
 
 
 class Series(NamedTuple):
@@ -74,26 +73,17 @@ class Listed(NamedTuple):
     etag: str
 
 
-def series(only: Collection[str] | None = None) -> list[Series]:
-    """PatientIDs (default all) -> their rows of the committed manifest, in its order."""
-    wanted = []
+def read_series() -> list[Series]:
+    """The rows of the committed manifest: all of CMMD."""
     with open(MANIFEST, newline="") as file:
-        for row in csv.DictReader(file):
-            if only is None or row["PatientID"] in only:
-                patient, uid, prefix, instances, size = row.values()
-                wanted.append(Series(patient, uid, prefix, int(instances), int(size)))
-    return wanted
+        _, *rows = csv.reader(file)
+    return [Series(*names, int(files), int(size)) for *names, files, size in rows]
 
 
-def plan(folder: Path, only: Collection[str] | None = None) -> tuple[int, int, int]:
+def plan(folder: Path) -> tuple[int, int, int]:
     """Data folder -> incomplete series, bytes that they lack, bytes free."""
-    incomplete, needed, copied = 0, 0, elsewhere(folder)
-    for s in series(only):
-        present = sizes(folder, s).values()
-        if shortfall(s, present) and len(copied[s.patient, s.uid]) != s.instances:
-            incomplete += 1
-            needed += max(0, s.bytes - sum(present))
-    return incomplete, needed, shutil.disk_usage(existing(folder)).free
+    lacking = incomplete(folder)
+    return len(lacking), sum(lacking.values()), shutil.disk_usage(existing(folder)).free
 
 
 def existing(path: Path) -> Path:
@@ -105,20 +95,19 @@ def download(
     folder: Path,
     progress: Callable[[int, int], None],
     endpoint: str = ENDPOINT,
-    only: Collection[str] | None = None,
 ) -> None:
-    """Download what `folder` lacks of CMMD (or of the patients `only`), and verify it all.
+    """Download what `folder` lacks of CMMD, and verify it all.
 
     progress(bytes that are right, bytes in all) is called as files are checked and arrive. A file
     takes its place only if its size and MD5 are the bucket's, its SeriesInstanceUID and PatientID
     the manifest's. Raises UserError that names the series that failed, once the others are there.
     """
-    wanted, verdict = series(only), folder / "VERIFIED.json"
+    wanted, lacking, verdict = read_series(), incomplete(folder), folder / "VERIFIED.json"
     total, manifest = sum(s.bytes for s in wanted), exact.sha256(MANIFEST)
-    incomplete, needed, free = plan(folder, only)
-    if not incomplete and verdict.exists() and manifest in verdict.read_text(errors="replace"):
+    if not lacking and verdict.exists() and manifest in verdict.read_text(errors="replace"):
         progress(total, total)
         return
+    needed, free = sum(lacking.values()), shutil.disk_usage(existing(folder)).free
     if free < needed:
         amounts = f"{needed / 1e9:.2f} GB are to come, {free / 1e9:.2f} GB are free"
         advice = "Make room, or use another --data."
@@ -126,33 +115,21 @@ def download(
     busy = f"Another download is at work in {folder}. Wait for it to end."
     try:
         with locks.lock(folder / ".download.lock", busy=busy):
-            complete(folder, wanted, endpoint, lambda done: progress(done, total))
-            if only is None:
-                files, today = sum(s.instances for s in wanted), f"{datetime.now(UTC):%F}"
-                record = {"series": len(wanted), "files": files, "bytes": total, "date": today}
-                record["manifest"] = manifest
-                exact.write(verdict, json.dumps(record, indent=1) + "\n")
+            exact.write(folder / "LICENCE.txt", LICENCE)
+            done, missing = 0, []
+            for s in wanted:
+                if s in lacking or any(flaw(file, s) for file in sizes(folder, s)):
+                    missing.append(s)
+                else:
+                    done += s.bytes
+                    progress(done, total)
+            if missing:
+                fetch(folder, missing, endpoint, lambda arrived: progress(done + arrived, total))
+            record = {"date": f"{datetime.now(UTC):%F}", "bytes": total, "manifest": manifest}
+            exact.write(verdict, json.dumps(record, indent=1) + "\n")
     except OSError as error:
         stopped = f"The download from {endpoint} into {folder} stopped: {error}."
         raise UserError(f"{stopped} {GO_ON}", DATA) from error
-
-
-def complete(
-    folder: Path, wanted: Sequence[Series], endpoint: str, progress: Callable[[int], None]
-) -> None:
-    """Verify the series that are there and fetch the others; progress(bytes that are right)."""
-    shutil.rmtree(folder / ".download", ignore_errors=True)  # left by a run that was killed
-    exact.write(folder / "LICENCE.txt", LICENCE)
-    done, missing, copied = 0, [], elsewhere(folder)
-    for s in wanted:
-        files, known = sizes(folder, s), len(copied[s.patient, s.uid]) == s.instances
-        if (shortfall(s, files.values()) or any(flaw(file, s) for file in files)) and not known:
-            missing.append(s)
-        else:
-            done += s.bytes
-            progress(done)
-    if missing:
-        fetch(folder, missing, endpoint, lambda arrived: progress(done + arrived))
 
 
 # ---- what is there -------------------------------------------------------------------------------
@@ -164,14 +141,20 @@ def sizes(folder: Path, s: Series) -> dict[Path, int]:
     return {path: path.stat().st_size for path in files}
 
 
-def elsewhere(folder: Path) -> dict[tuple[str, str], set[str]]:
-    """Images that a user copied there in some other layout: patient and series -> their UIDs."""
-    copied, ours = defaultdict(set), {(s.patient, s.uid) for s in series()}
+def incomplete(folder: Path) -> dict[Series, int]:
+    """Data folder -> the series that it lacks or has in part, and the bytes to come of each."""
+    wanted = {(s.patient, s.uid): s for s in read_series()}
+    copied = defaultdict(set)  # what a user copied there in another layout: series -> its images
     for name, *version in list_files(folder):
-        if tuple(name.split("/")[:-1]) not in ours:
+        if tuple(name.split("/")[:-1]) not in wanted:
             patient, uid, image = tags_of(folder / name, *version)
             copied[patient, uid].add(image)
-    return copied
+    lacking = {}
+    for key, s in wanted.items():
+        present = sizes(folder, s).values()
+        if shortfall(s, present) and len(copied[key]) != s.instances:
+            lacking[s] = max(0, s.bytes - sum(present))
+    return lacking
 
 
 @cache
@@ -180,7 +163,7 @@ def tags_of(path: Path, size: int, mtime: int) -> tuple[str, str, str]:
     tags = ["PatientID", "SeriesInstanceUID", "SOPInstanceUID"]
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-        patient, uid, image = (str(header[tag].value) for tag in tags)
+        patient, uid, image = (str(header.get(tag, "")) for tag in tags)
     except Exception:  # no DICOM, or damaged, which `prepare` names
         return "", "", ""
     return patient, uid, image
@@ -191,8 +174,7 @@ def shortfall(s: Series, sizes: Collection[int]) -> str:
     count, size = len(sizes), sum(sizes)
     if (count, size) == (s.instances, s.bytes):
         return ""
-    word = "missing" if count < s.instances else "truncated" if size < s.bytes else "altered"
-    return f"{word}: {count} files of {size:,} bytes, not {s.instances} of {s.bytes:,}, in"
+    return f"{count} files of {size:,} bytes, not {s.instances} of {s.bytes:,}, in"
 
 
 def flaw(path: Path, s: Series, listed: Listed | None = None) -> str:
@@ -226,6 +208,7 @@ def fetch(
     """Fetch series; progress(bytes of them that are right). UserError at the end if some failed."""
     stage = folder / ".download"
     reach(f"{endpoint}/{BUCKET}")
+    shutil.rmtree(stage, ignore_errors=True)  # left by a run that was killed
     stage.mkdir()
     try:
         objects, failures = list_objects(missing, stage, endpoint)
@@ -238,8 +221,6 @@ def fetch(
             failures.setdefault(s, f"{difference} {folder / s.patient / s.uid}")
     if failures:
         lines = [f"{s.patient}, series {s.uid}: {reason}" for s, reason in sorted(failures.items())]
-        if len(lines) > LISTED:
-            lines[LISTED:] = [f"and {len(lines) - LISTED} more"]
         raise UserError(f"{len(failures)} series could not be downloaded. {GO_ON}", DATA, lines)
 
 

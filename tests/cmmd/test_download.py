@@ -212,7 +212,7 @@ def all_but(*patients):
 
 
 def test_manifest_is_all_of_cmmd():
-    rows = download.series()
+    rows = download.read_series()
     assert (
         len(rows)
         == len({s.patient for s in rows})
@@ -234,15 +234,11 @@ def test_manifest_is_the_public_index():
     index = [line.split(",") for line in lines]
     assert [
         [s.patient, s.uid, s.prefix, str(s.instances), f"{s.bytes / 1e6:.6f}"]
-        for s in download.series()
+        for s in download.read_series()
     ] == [
         [patient, series, prefix, count, f"{float(size):.6f}"]
         for patient, series, prefix, _, count, size in index
     ]
-
-
-def test_series_of_some_patients():
-    assert [s.patient for s in download.series({"D2-0001", "D1-0001"})] == ["D1-0001", "D2-0001"]
 
 
 def test_plan_of_a_folder_that_is_not_there_makes_none(tmp_path):
@@ -266,7 +262,7 @@ def test_whole_download(bucket, tmp_path):
     assert len(seen) == 8
     assert "10.7937/tcia.eqde-4b16" in (folder / "LICENCE.txt").read_text()
     verdict = json.loads((folder / "VERIFIED.json").read_text())
-    assert (verdict["series"], verdict["files"], verdict["bytes"]) == (3, 8, total)
+    assert verdict["bytes"] == total
     assert download.plan(folder)[:2] == (0, 0)
     assert not (folder / ".download").exists()
 
@@ -303,14 +299,6 @@ def test_a_copy_in_another_layout_is_used_and_only_the_rest_is_fetched(bucket, t
     fetched = tree(data).keys() - copied.keys()
     assert {path.split("/")[0] for path in fetched} == {"D1-0002"}
     assert len(fetched) == PATIENTS["D1-0002"]
-
-
-@pytest.mark.slow
-def test_only_some_patients(bucket, tmp_path):
-    download.download(tmp_path / "data", quiet, bucket.url, only=["D1-0002"])
-    assert tree(tmp_path / "data") == all_but("D1-0001", "D2-0749")
-    assert not (tmp_path / "data/VERIFIED.json").exists()
-    assert download.plan(tmp_path / "data")[0] == 2
 
 
 @pytest.mark.slow
@@ -428,7 +416,7 @@ def test_missing_object(bucket, tmp_path):
     bucket.remove("prefix-D1-0002/object-3.dcm")
     message = failing(bucket, tmp_path / "data")
     assert "1 series" in message
-    assert f"D1-0002, series {uid('D1-0002')}: missing: 3 files" in message
+    assert f"D1-0002, series {uid('D1-0002')}: 3 files" in message
     assert tree(tmp_path / "data") == all_but("D1-0002")
 
 
@@ -436,14 +424,13 @@ def test_missing_object(bucket, tmp_path):
 def test_missing_series(bucket, tmp_path):
     for i in range(2):
         bucket.remove(f"prefix-D2-0749/object-{i}.dcm")
-    assert "D2-0749" in (message := failing(bucket, tmp_path / "data"))
-    assert "missing" in message
+    assert re.search("D2-0749, .*: 0 files", failing(bucket, tmp_path / "data"))
     assert tree(tmp_path / "data") == all_but("D2-0749")
 
 
 def test_truncated_object(bucket, tmp_path):
     bucket.put("prefix-D1-0001/object-1.dcm", image("D1-0001", 1)[:5000])
-    assert re.search(r"D1-0001, .*truncated", failing(bucket, tmp_path / "data"))
+    assert re.search(r"D1-0001, .*: 2 files of .* bytes, not 2", failing(bucket, tmp_path / "data"))
     assert tree(tmp_path / "data") == all_but("D1-0001")
 
 
