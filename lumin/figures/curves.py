@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve
 
 from lumin.data.mammogram import Mammogram
 from lumin.evaluation import cells, inference, metrics
@@ -108,28 +109,18 @@ def square(axes: Axes, xlabel: str, ylabel: str, top: float = 1) -> None:
 # ---- ROC -----------------------------------------------------------------------------------------
 
 
-def rates(label: NDArray, score: NDArray, weights: NDArray) -> tuple[NDArray, NDArray]:
-    """(n,), (n,), (draws, n) -> true and false positives above each threshold.
-
-    Both (draws, 1 + thresholds): from none on, thresholds falling.
-    """
+def roc(label: NDArray, score: NDArray, weights: NDArray) -> NDArray:
+    """(n,), (n,), (draws, n) -> (draws, 101) sensitivity at 1 - specificity = 0, .01, ... 1."""
     order = np.argsort(-score, kind="stable")
     # Equal scores are above a threshold together
     last = np.flatnonzero(np.diff(score[order], append=-np.inf))
-    true = np.cumsum(weights[:, order] * label[order], axis=1)[:, last]
-    false = np.cumsum(weights[:, order] * (1 - label[order]), axis=1)[:, last]
-    none = np.zeros((len(weights), 1))
-    return np.hstack([none, true]), np.hstack([none, false])
-
-
-def roc(label: NDArray, score: NDArray, weights: NDArray) -> NDArray:
-    """(n,), (n,), (draws, n) -> (draws, 101) sensitivity at 1 - specificity = 0, .01, ... 1."""
-    true, false = rates(label, score, weights)
-    # A class that is absent has no share: nan, which is not drawn
-    with np.errstate(invalid="ignore"):
-        sensitivity = true / true[:, -1:]
-        fall_out = false / false[:, -1:]
-    return np.array([np.interp(GRID, x, y) for x, y in zip(fall_out, sensitivity, strict=True)])
+    shares = []
+    for members in (1 - label, label):
+        above = np.cumsum(weights[:, order] * members[order], axis=1)[:, last]
+        # A class that is absent has no share: nan, which is not drawn
+        with np.errstate(invalid="ignore"):
+            shares.append(np.pad(above / above[:, -1:], ((0, 0), (1, 0))))
+    return np.array([np.interp(GRID, x, y) for x, y in zip(*shares, strict=True)])
 
 
 def draw_roc(axes: Axes, predictions: Scored, positive: str, seed: int) -> str:
@@ -170,9 +161,8 @@ def draw_precision(axes: Axes, predictions: Scored, positive: str, _: int) -> st
 
 def precision_at_recall(label: NDArray, score: NDArray) -> NDArray:
     """(n,), (n,) -> (101,) precision at the first threshold with a recall of 0, .01, ... 1."""
-    true, false = rates(label, score, np.ones((1, len(label))))
-    true, false = true[0, 1:], false[0, 1:]
-    recall, precision = true / true[-1], true / (true + false)
+    precision, recall, _ = precision_recall_curve(label, score)
+    precision, recall = precision[-2::-1], recall[-2::-1]  # thresholds falling
     return precision[np.searchsorted(recall, GRID - 1e-9)]
 
 
