@@ -159,12 +159,12 @@ def incomplete(folder: Path) -> dict[Series, int]:
 
 @cache
 def tags_of(path: Path, size: int, mtime: int) -> tuple[str, str, str]:
-    """A file of this size and time -> its patient, series and image, or "" each."""
+    """A file of this size and time -> its patient, series and image; "" each if it is no DICOM."""
     tags = ["PatientID", "SeriesInstanceUID", "SOPInstanceUID"]
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
         patient, uid, image = (str(header.get(tag, "")) for tag in tags)
-    except Exception:  # no DICOM, or damaged, which `prepare` names
+    except Exception:  # pydicom raises nearly anything, depending on the damage
         return "", "", ""
     return patient, uid, image
 
@@ -181,21 +181,17 @@ def flaw(path: Path, s: Series, listed: Listed | None = None) -> str:
     """Why a file is not the listed object (size, MD5) or not of the series (header), or ""."""
     if not path.is_file():
         return "missing"
+    size, mtime = path.stat().st_size, path.stat().st_mtime_ns
     if listed:
-        size = path.stat().st_size
         if size != listed.bytes:
             return f"truncated: {size:,} of {listed.bytes:,} bytes"
         md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
         # S3's ETag is the MD5; that of an object uploaded in parts is longer and is not
         if len(listed.etag) == len(md5) and listed.etag != md5:
             return f"altered: MD5 {md5}, where the bucket lists {listed.etag}"
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True)
-        uid, patient = str(header.get("SeriesInstanceUID")), str(header.get("PatientID"))
-    except Exception as error:  # pydicom raises nearly anything, depending on the damage
-        return f"altered: not readable as DICOM ({error})"
-    if (uid, patient) != (s.uid, s.patient):
-        return f"altered: it holds series {uid} of patient {patient}"
+    patient, uid, _ = tags_of(path, size, mtime)
+    if (patient, uid) != (s.patient, s.uid):
+        return f"altered: by its tags of patient {patient!r}, series {uid!r}"
     return ""
 
 
