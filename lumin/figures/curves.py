@@ -15,8 +15,9 @@ from sklearn.metrics import precision_recall_curve
 from lumin.data.mammogram import Mammogram
 from lumin.evaluation import cells, inference, metrics
 from lumin.evaluation.predictions import Scored, read_folds, scored
+from lumin.figures.predicted import trained_folds
 from lumin.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, Files, drawing, files, not_trained
-from lumin.paper.published import Group, comparisons, suffix
+from lumin.paper.published import comparisons, suffix
 from lumin.paper.stated import FOLDS
 
 GRID = np.linspace(0, 1, 101)
@@ -59,26 +60,18 @@ class Kind(NamedTuple):
 
 def read_panels(out: Path, mammograms: Sequence[Mammogram]) -> list[Panel]:
     """Every class that Table 2 judges: by the baselines, then by their challengers."""
-    baselines, challengers = [], []
-    for table in comparisons().values():
-        for group, baseline, challenger in table.pairs:
-            for positive in group.judged:
-                baselines.append(read_panel(out, baseline, group, positive, mammograms))
-                challengers.append(read_panel(out, challenger, group, positive, mammograms))
-    return baselines + challengers
-
-
-def read_panel(
-    out: Path, task: str, group: Group, positive: str, mammograms: Sequence[Mammogram]
-) -> Panel:
-    """One class of a group -> a task's predictions by the folds that are trained."""
-    folds = [k for k in range(FOLDS) if (out / f"predictions/{task}/fold{k}.csv").exists()]
-    if not folds:
-        return Panel(task, positive, folds, None)
-    names, probabilities = read_folds(out, task, folds)
+    pairs = [pair for table in comparisons().values() for pair in table.pairs]
+    judges = [(pair.group, pair.baseline) for pair in pairs]
+    judges += [(pair.group, pair.challenger) for pair in pairs]
     by_name = {m.image: m for m in mammograms}
-    images = [by_name[name] for name in names]
-    return Panel(task, positive, folds, scored(group, images, probabilities))
+    panels = []
+    for group, task in judges:
+        folds, predictions = trained_folds(out, task), None
+        if folds:
+            names, probabilities = read_folds(out, task, folds)
+            predictions = scored(group, [by_name[name] for name in names], probabilities)
+        panels += [Panel(task, positive, folds, predictions) for positive in group.judged]
+    return panels
 
 
 def draw_panels(kind: Kind, panels: Sequence[Panel], seed: int, cohort: str) -> Files:

@@ -46,12 +46,17 @@ class PredictedImage(NamedTuple):
         return abs(self.probabilities[output] - 0.5)
 
 
+def trained_folds(out: Path, task: str) -> list[int]:
+    """The folds of a task whose predictions are there."""
+    return [k for k in range(FOLDS) if (out / f"predictions/{task}/fold{k}.csv").exists()]
+
+
 def read_predicted(out: Path, mammograms: Sequence[Mammogram]) -> list[PredictedImage]:
     """Outputs folder -> its test images, with the mean prediction of MLMC's trained folds.
 
     In the order of the image store. Raises UserError if no fold is trained.
     """
-    folds = [k for k in range(FOLDS) if (out / f"predictions/mlmc/fold{k}.csv").exists()]
+    folds = trained_folds(out, "mlmc")
     if not folds:
         raise UserError(f"No fold of MLMC is trained in {out}. Run python repro.py train mlmc.")
     names, probabilities = read_folds(out, "mlmc", folds)

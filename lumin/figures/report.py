@@ -88,18 +88,11 @@ def find_missing(out: Path) -> dict[str, str]:
 # ---- parts ---------------------------------------------------------------------------------------
 
 
-class Section(NamedTuple):
-    """A part of a Markdown file under a heading of level 2."""
-
-    title: str
-    html: Markup
-
-
 class Document(NamedTuple):
-    """A Markdown file: what precedes its first section, the sections, and its footer."""
+    """A Markdown file: what precedes its first heading of level 2, its sections, its footer."""
 
     opening: Markup
-    sections: list[Section]
+    sections: list[tuple[str, Markup]]  # with their headings
     footer: Markup
 
 
@@ -109,8 +102,8 @@ def markdown(text: str) -> Document:
     opening, *others = f"\n{body}".split("\n## ")
     sections = []
     for other in others:
-        title, _, below = other.partition("\n")
-        sections.append(Section(title, Markup(PARSER.render(below))))
+        heading, _, below = other.partition("\n")
+        sections.append((heading, Markup(PARSER.render(below))))
     opening = opening.replace("\n# ", "\n### ")
     return Document(Markup(PARSER.render(opening)), sections, Markup(PARSER.render(footer)))
 
