@@ -195,8 +195,8 @@ def draw_scores(axes: Axes, predictions: Scored, positive: str, _: int) -> str:
     """Mean probability of the fold models, by true class -> medians of the class and the others."""
     label, score = predictions.labels[positive], predictions.scores[positive].mean(0)
     others, members = score[label == 0], score[label == 1]
-    histogram(axes, others, f"not {positive}", GREY, hatch="////", fill=False)
-    histogram(axes, members, positive, PINK, alpha=0.6)
+    histogram(axes, others, f"not {positive}", ec=GREY, hatch="////", fill=False)
+    histogram(axes, members, positive, ec=PINK, fc=PINK, alpha=0.6)
     axes.axvline(0.5, color=GREY, ls=":")
     axes.set(xlabel="mean probability of the folds", ylabel="share of the class", xlim=(0, 1))
     axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
@@ -204,12 +204,11 @@ def draw_scores(axes: Axes, predictions: Scored, positive: str, _: int) -> str:
     return " against ".join(f"{np.median(part):.3f}" for part in (members, others) if len(part))
 
 
-def histogram(axes: Axes, scores: NDArray, name: str, colour: str, **look: object) -> None:
-    """Shares of the scores in 25 bins, and their entry in the legend."""
-    weights = np.full(len(scores), 1 / max(len(scores), 1))
-    bins = np.linspace(0, 1, 26)
-    axes.hist(scores, bins, weights=weights, histtype="stepfilled", ec=colour, fc=colour, **look)
-    axes.plot([], [], color=colour, lw=4, label=f"{name} ({len(scores)})")
+def histogram(axes: Axes, scores: NDArray, name: str, **look: object) -> None:
+    """Shares of the scores in 25 bins."""
+    n, bins = len(scores), np.linspace(0, 1, 26)
+    look |= {"histtype": "stepfilled", "label": f"{name} ({n})"}
+    axes.hist(scores, bins, weights=np.full(n, 1 / max(n, 1)), **look)
 
 
 # ---- the figures ---------------------------------------------------------------------------------
