@@ -66,7 +66,7 @@ def correct(
     """Headers, labelled or not, and labelled breasts -> the same, corrected, and a note per row.
 
     Images keep their order; only the `laterality` of an image or a breast changes. Raises UserError
-    that names every correction whose image or breast is missing. `rows`: of corrections.csv.
+    that names every correction whose image or breast is missing. Without `rows`, those of the file.
     """
     rows = read() if rows is None else rows
     images = Counter((header.patient, header.laterality, header.view) for header in headers)

@@ -170,7 +170,8 @@ def write(
         raise UserError(f"There is no synthetic cohort of size {size!r}. Use --size {sizes}.")
     whole = cohort(size, seed)
     if patients is not None and not 1 <= patients <= len(whole):
-        raise UserError(f"The {size} cohort has 1 to {len(whole)} patients, not {patients}.")
+        advice = f"Use --patients 1 to {len(whole)}."
+        raise UserError(f"The {size} cohort has no {patients} patients. {advice}")
     if complete(folder, size, seed, patients):
         return
     chosen = whole[:patients]
