@@ -104,7 +104,7 @@ def test_outlines_that_cannot_be_read_are_refused_before_anything_is_made(tmp_pa
     lesions = tmp_path / "D1-0001_MLO_R_AnnotationFile.json"
     lesions.write_text("[")
     words = ("fig2", "--demo", "--out", tmp_path / "out", "--lesions")
-    assert "is no readable zip file" in refused(3, *words, lesions)
+    assert "is not a zip file" in refused(3, *words, lesions)
     assert "1 files of" in refused(3, *words, tmp_path)
     assert not hashes(tmp_path / "out")
 
