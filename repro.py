@@ -59,7 +59,7 @@ AT_LEAST_0, AT_LEAST_1 = {"min": 0}, {"min": 1}
 OPTIONS = (
     Option("data", Path, "Folder of CMMD's DICOM files and sheet. [data/CMMD, or $LUMIN_DATA]"),
     Option("out", Path, "Outputs folder. [outputs, with --demo outputs/demo; or $LUMIN_OUT]"),
-    Option("demo", bool, "Run on a synthetic cohort made on the spot; needs no data.", RUN, False),
+    Option("demo", bool, "Use a synthetic cohort made on the spot; needs no data.", RUN, False),
     Option("sheet", Path, "The clinical sheet, if it is not in the data folder."),
     Option("cleaned", bool, "Fix CMMD's known errors (lumin/cmmd/corrections.csv).", RUN, False),
     Option("seed", int, "Seed of everything that is drawn. [0]", RUN, None, AT_LEAST_0),
@@ -158,7 +158,7 @@ def all_(
     demo = " --demo" if study.demo else ""
     say("\n".join(answers(study.out)))
     say(f"Done in {minutes:.1f} minutes. Everything is on one page: open {page}.")
-    say(f"To check it, run python repro.py verify{demo} --out {study.out}.")
+    say(f"To check it, run python repro.py verify{demo or f' --out {study.out}'}.")
 
 
 def picture(study: "Study") -> Path:
@@ -213,7 +213,7 @@ def train_(
     """Train one task or all, one fold or all, and the MLMC folds that a transfer starts from.
 
     Needs CMMD, or --demo; prepares and splits first. Makes weights, history and predictions of each
-    fold, most of what a run costs.
+    fold, and is the slowest step.
 
     Example: `python repro.py train mlmc --fold 0`
     """
@@ -285,7 +285,7 @@ def show_(out: Path) -> None:
     """
     there = [name for name in TABLES if (out / f"tables/{name}.md").exists()]
     if not there:
-        raise UserError(f"{out} has no tables yet. Run python repro.py all.")
+        raise UserError(f"{out} has no tables yet. Run python repro.py all; or add --demo.")
     for name in there:
         show(out, name)
 
@@ -433,8 +433,8 @@ def archive_(
     from lumin.run import archive
 
     path, commit = archive.pack(out, without or [])
-    about = f"{path.stat().st_size / 1e6:,.0f} MB, the source {commit or 'as it lies here'}"
-    say(f"{path}: {about}. It is checked by python repro.py verify {path.name}.")
+    about = f"{path.stat().st_size / 1e6:,.0f} MB, source {commit or 'as it is here'}"
+    say(f"Wrote {path} ({about}).\nTo check it, run python repro.py verify {path}.")
 
 
 @command
@@ -453,7 +453,7 @@ def verify_(
         str | None, option("Also train one fold again, such as mlmc/0, and compare bitwise.")
     ] = None,
 ) -> None:
-    """Check that tables follow from predictions, these from weights, and weights from seeds.
+    """Check that tables follow from predictions, predictions from weights, weights from seeds.
 
     Needs an outputs folder or an archive. Makes nothing. The tables take seconds and no PyTorch;
     --predict takes minutes, --retrain as long as that training.
@@ -464,6 +464,8 @@ def verify_(
     from lumin.run.options import open_study
     from lumin.run.review import conclusion, review
 
+    if archive and not archive.exists():
+        raise UserError(f"There is no {archive}. Name an archive, or an outputs folder with --out.")
     levels: dict[str, list] = {}
     with opened(archive or out) as folder, opened(against or folder) as other:
         study = open_study(asked(out=folder), Screen())

@@ -203,7 +203,7 @@ def sheet(images: Sequence[PredictedImage], explain: Explain, output: str, cohor
             panel.set_anchor("N")
             overlay(panel, image, heat)
             m = image.mammogram
-            call = f"{image.truth(output)}, p = {image.probabilities[output]:.2f}"
+            call = f"is {image.truth(output)}, p({output}) = {image.probabilities[output]:.2f}"
             name = f"{m.patient} {m.laterality} {m.view}"
             panel.set_title(f"{image.verdict(output)}:\n{call}\n{name}", fontsize=6)
         colour_bar(figure, axes)

@@ -46,8 +46,8 @@ def departures(recipe: Recipe, precision: str, alternative: str = "") -> list[st
         if name not in told and ours not in (papers[name], None):
             departed.append(f"{name.replace('_', ' ')} {ours} instead of {papers[name]}")
     if recipe.weights == "random":
-        gain = "the gain of transfer is that of pretrained over untrained, no result of the paper"
-        departed.append(f"from random weights, {gain}")
+        gain = "so transfer is compared with training from scratch, unlike in the paper"
+        departed.append(f"random weights to start from, {gain}")
     if precision == "bf16":
         departed.append("convolutions in bfloat16")
     return departed

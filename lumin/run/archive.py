@@ -178,7 +178,8 @@ def opened(path: Path) -> Iterator[Path]:
         try:
             unpack(path, Path(folder))
         except BadZipFile as error:
-            raise UserError(f"{path} is no archive, or damaged: {error}.", DATA) from error
+            what = f"{path} is no archive, or not all of it ({error})"
+            raise UserError(f"{what}. Copy or download it again.", DATA) from error
         yield Path(folder, OUTPUTS)
 
 
@@ -196,7 +197,7 @@ def unpack(path: Path, folder: Path) -> None:
 def unsafe(entries: Collection[ZipInfo], size: int, free: int) -> str:
     """Why the entries of an archive of `size` bytes are not to be unpacked; "" if they may be."""
     if not entries:
-        return f"holds no {OUTPUTS}/. Name what python repro.py archive wrote"
+        return f"has no {OUTPUTS}/. Name a file that python repro.py archive wrote"
     for entry in entries:
         mode = stat.S_IFMT(entry.external_attr >> 16)
         if not NAME.fullmatch(entry.filename) or mode not in (0, stat.S_IFREG):

@@ -18,7 +18,8 @@ def against(out: Path, other: Path) -> list[Finding]:
     """
     ours, theirs = recorded(out), recorded(other)
     findings = [f._replace(file=str(other / f.file)) for f in hashes(other) if f.ok is False]
-    if settings := both(ours["settings"], theirs["settings"]):
+    shared = {key: ours["settings"][key] for key in ours["settings"].keys() & theirs["settings"]}
+    if settings := both(shared, {key: theirs["settings"][key] for key in shared}):
         findings.append(Finding("settings", manifest.MANIFEST, f"differ: {settings}", None))
     if not ours["stages"].keys() & theirs["stages"].keys():
         findings.append(Finding("manifest", "", f"no stage is in both {out} and {other}", False))

@@ -40,7 +40,7 @@ def learn(
         if not todo:
             first.screen.say("Trainings: up to date.")
             return
-        first.screen.say(f"{announcement(first, todo)} Times left assume that none stops early.")
+        first.screen.say(f"{announcement(first, todo)} Remaining times assume no early stopping.")
         with first.screen.epochs(todo, first.jobs) as show:
             pool.run(first, todo, show, lambda costs: note_each(studies, costs))
 

@@ -85,7 +85,7 @@ def recomputed(
 
 
 def conclusion(levels: Mapping[str, Sequence[Finding]]) -> list[Finding]:
-    """The findings of each level -> a line a level: what it reached, or how to ask for it."""
+    """The findings of each level -> a line for each, reached or not, and one for the whole."""
     lines: list[Finding] = []
     for level, (what, how) in LEVELS.items():
         findings = levels.get(level, ())
@@ -96,10 +96,15 @@ def conclusion(levels: Mapping[str, Sequence[Finding]]) -> list[Finding]:
             lines.append(Finding(level, "", f"{what} ({which})", True))
         elif False in states:
             lines.append(Finding(level, "", what, False))
-        elif findings:
-            lines.append(Finding(level, "", f"{what}: open; the reason is above.", None))
-        elif "Level 1" not in levels:
-            lines.append(Finding(level, "", f"{what}: open. Files must be as recorded.", None))
         else:
-            lines.append(Finding(level, "", f"{what}: open. {how}", None))
+            if findings:
+                how = "The reason is above."
+            elif "Level 1" not in levels:
+                how = "Files must be as recorded."
+            lines.append(Finding(level, "", f"{what}: not checked. {how}", None))
+    differing = sum(finding.ok is False for findings in levels.values() for finding in findings)
+    reached = ", ".join(line.stage for line in lines if line.ok) or "no level"
+    plural = "s" * (differing != 1)
+    result = f"{differing} difference{plural}, see above" if differing else "nothing differs"
+    lines.append(Finding("Result", "", f"{result}; reached: {reached}", not differing))
     return lines if levels else []

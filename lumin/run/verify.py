@@ -49,14 +49,17 @@ REFITTED, REFIT_TOLERANCE = ("From the clinical sheet alone", "sheet alone"), 1e
 
 
 def hashes(out: Path) -> list[Finding]:
-    """Outputs folder -> has every file its hash, and was every stage made from what is there?"""
+    """Outputs folder -> has every file its hash, and was every stage made from what is there?
+
+    What is not so, one line a file; and how many files are.
+    """
     found = recorded(out)
     made = found["stages"] | found["unverified"]
     known: dict[str, str] = {}
     for entry in found["stages"].values():
         known |= entry["files"]
     absent = [part for part in LARGE if not present(out, part)]
-    findings = []
+    findings, whole, files = [], 0, 0  # stages in order, and their files
     for stage in in_order(made):
         entry = made[stage]
         here = [name for name in entry["files"] if name.split("/")[0] not in absent]
@@ -72,8 +75,9 @@ def hashes(out: Path) -> list[Finding]:
         if digest(found["stacks"].get(entry["stack"]))[:12] != entry["stack"]:
             what = "its stack is missing or was altered"
             wrong.append(Finding(stage, manifest.MANIFEST, what, False))
-        count = f"{len(here)} file{'s' * (len(here) != 1)} as recorded"
-        findings += wrong or [Finding(stage, "", count, True)]
+        findings += wrong
+        whole, files = whole + (not wrong), files + len(here) * (not wrong)
+    findings.append(Finding("manifest", "", f"{files:,} files of {whole} stages as recorded", True))
     return findings + unlisted(out, {name for entry in made.values() for name in entry["files"]})
 
 

@@ -285,7 +285,7 @@ def test_a_damaged_archive_is_one_message(packed, tmp_path, damage):
     if damage == "empty":
         with ZipFile(path, "w") as file:
             file.writestr("readme.txt", "x")
-    message = r"a\.zip (is no archive|holds no outputs)"
+    message = r"a\.zip (is no archive|has no outputs)"
     with pytest.raises(UserError, match=message), archive.opened(path):
         pass
 
