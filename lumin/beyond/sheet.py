@@ -114,7 +114,7 @@ def within_d1(classifiers: Classifiers) -> Classifiers:
     """The same over the patients of D1; nothing where they lack a class."""
     parts = {}
     for name, judged in classifiers.items():
-        of_d1 = part(judged, np.char.startswith(judged.patients, "D1"))
+        of_d1 = part(judged, np.char.startswith(judged.breasts, "D1"))
         if len(set(of_d1.labels["malignant"].tolist())) == 2:
             parts[f"{task_name(name)}, patients of D1"] = of_d1
     return parts

@@ -85,7 +85,7 @@ def shares(cases: Sequence[Case]) -> Shares:
         others[i] = False
         habit = hit[others].mean() if others.any() else area
         rows.append((hit[i], area, hit[i] - area, habit, hit[i] - habit))
-    patients = [m.patient for m in mammograms]
+    patients = [m.group for m in mammograms]
     weights = resample(patients)
     draws = weights @ np.array(rows) / weights.sum(1, keepdims=True)
     result: Shares = {"images": len(cases), "patients": len(set(patients))}

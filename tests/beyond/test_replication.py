@@ -340,6 +340,7 @@ def test_it_reads_what_tables_write(tmp_path, monkeypatch):
         names = {
             "image": f"i{i}",
             "patient": f"D2-{i // 2:04d}",
+            "group": f"D2-{i // 2:04d}",
             "laterality": "L",
             "view": ("CC", "MLO")[i % 2],
         }

@@ -41,6 +41,7 @@ def image(
         mass=int(abnormality != "calcification"),
         malignant=malignant,
         luminal=luminal,
+        group=patient,
     )
 
 

@@ -41,6 +41,7 @@ def image(
         mass=int(abnormality != "calcification"),
         malignant=malignant,
         luminal=luminal,
+        group=patient,
     )
 
 
@@ -208,6 +209,37 @@ def test_a_luminal_task_is_read(tmp_path):
     assert table.labels["luminal"].tolist() == [1, 1, 0]
     assert table.labels["non_luminal"].tolist() == [0, 0, 1]
     assert table.scores["luminal"][4].tolist() == [0.75, 0.5, 0.125]
+
+
+def test_patients_with_an_identical_image_are_one_patient(tmp_path, few):
+    """Every patient's images come a second time under another PatientID, and add nothing."""
+    rng, said = np.random.default_rng(0), {}
+    originals = [
+        image(f"D1-{i // 2:04}", "CM"[i % 2], luminal=i // 2 % 3 % 2, malignant=1)
+        for i in range(60)
+    ]
+    copies = [image("D2" + m.patient[2:], m.view, luminal=m.luminal) for m in originals]
+    for original, copy in zip(originals, copies, strict=True):
+        copy.group = original.group
+    for name, images in (("once", originals), ("twice", originals + copies)):
+        both = []
+        for task in ("luminal-transfer", "luminal-baseline"):
+            scores = said.setdefault(task, rng.random((5, 60)))
+            scores = np.tile(scores, len(images) // 60)
+            write_predictions(
+                tmp_path / name,
+                task,
+                CLASSES["subtype"],
+                np.stack([1 - scores, scores], -1),
+                images,
+            )
+            both.append(read_scores(tmp_path / name, task, SUBTYPE, images))
+        said[name] = estimates(both[0], 0), compare(("a", "b"), *both, 0)
+    for found, wanted in zip(said["twice"][0].values(), said["once"][0].values(), strict=True):
+        assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    for found, wanted in zip(said["twice"][1], said["once"][1], strict=True):
+        assert found.patients == pytest.approx(wanted.patients)
+        assert p_values(found) == pytest.approx(p_values(wanted))
 
 
 def test_fold_models_that_judged_other_images_are_not_put_together(tmp_path):

@@ -42,6 +42,7 @@ def breast(patient, laterality, abnormality, malignant, luminal, age):
             mass=int(abnormality != "calcification"),
             malignant=malignant,
             luminal=luminal,
+            group=patient,
         )
         for view in ("CC", "MLO")
     ]

@@ -43,7 +43,7 @@ def record(
         malignant=malignant,
         subtype={None: "", 0: "HER2-enriched", 1: "Luminal A"}[luminal],
         luminal=luminal,
-        path=None,
+        group=patient,
     )
 
 
