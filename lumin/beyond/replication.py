@@ -15,13 +15,12 @@ from scipy.stats import percentileofscore, ttest_1samp
 
 from lumin.errors import UserError
 from lumin.evaluation import markdown, tables
-from lumin.evaluation.cells import LEVELS
+from lumin.evaluation.cells import LEVELS, SIZE
 from lumin.evaluation.markdown import Document, between, grid, number, signed, task_name
 from lumin.paper.published import DIGITS, TABLE2, comparisons, suffix
 from lumin.paper.stated import FOLDS
 
 PAPER = LEVELS[0]
-SIZE = 0.05  # of a verdict, over all claims
 MOST_SEEDS = 1000  # a seed is 25 trainings
 
 Run = Mapping[str, dict]  # table2a, table2b -> its parsed JSON

@@ -393,7 +393,7 @@ def test_a_perfect_classifier_is_better_than_a_guess(few):
         assert claim.improved == 5
         for low, high in (claim.patients, claim.trainings):
             assert 0 < low < np.mean(claim.differences) < high
-        assert claim.seeds == 3
+        assert claim.seeds == 5
         p = p_values(claim)
         assert p[cells.PERMUTATION] == 1 / 500  # no draw was as far from 0
         assert max(p[cells.STUDENT], p[cells.PAIRED]) < 0.01
@@ -427,7 +427,7 @@ def test_other_trainings_are_patients_and_folds_together(group, few):
         half = scipy.stats.t.ppf(0.975, freedom) * np.sqrt(patients + folds)
         middle = differences.mean()
         assert claim.trainings == pytest.approx((middle - half, middle + half))
-        assert claim.seeds == inference.seeds_needed(middle, patients + folds)
+        assert claim.seeds == inference.seeds_needed(middle, patients + folds, 0.05 / 12)
 
 
 def two_methods(generator, correlation):
