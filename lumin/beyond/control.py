@@ -13,11 +13,11 @@ from lumin.paper.published import SUBTYPE
 POWER, SIZE = 0.8, 0.05
 CONTROL = """\
 Both luminal classifiers were trained and judged on a subtype that was permuted among the patients
-of each fold and of the test set (those with identical images together), so no picture tells it and
-the expected AUC is .5. An interval above .5 would mean that labels reach the classifier by another
-way than the picture, or that it is one of the 1 in 40 that lie there by chance. Not found this way:
-an image that is both trained on and tested, since its two subtypes are permuted apart; the split's
-own tests are for that."""
+of each fold and of the test set (those with identical images together), so no picture can tell it
+and the expected AUC is .5. An interval above .5 would mean that labels reach the classifier by
+another way than the picture, or chance: 1 in 40 for either classifier, so about 1 run in 20 has
+one. Not found this way: an image that is both trained on and tested, since its two subtypes are
+permuted apart; the split's own tests are for that."""
 MEANING = f"""\
 Interval: DeLong, patients as clusters, the models held fixed. Shown: the AUC that a two-sided test
 against .5 at {100 * SIZE:.0f} % finds with {100 * POWER:.0f} % power,
@@ -51,7 +51,7 @@ def control(scores: Mapping[str, Scored], about: Provenance) -> Document:
         lines.append([task_name(task), f"{number(mean)} ({number(sd)})", between(low, high)])
         lines[-1].append(number(least))
         words.append(
-            f"{task_name(task)} {mean:.3f} ({low:.3f} to {high:.3f}; shown from {least:.3f})"
+            f"{task_name(task)} {mean:.3f} ({low:.3f} to {high:.3f}; 80 % power from {least:.3f})"
         )
     first = f"**Negative control, AUC where the subtype is permuted: {'; '.join(words)}.**"
     header = ["", "AUC, mean (SD) of five models", "95 % CI", "AUC shown with 80 % power"]
