@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import repro
 from lumin import exact
+from lumin.data.mammogram import Mammogram
 from lumin.errors import Interrupted
 from lumin.paper.recipe import Recipe
 from lumin.run import manifest, stages
@@ -25,6 +26,18 @@ from lumin.training.train import predictions_csv
 
 STACK = Stack("cpu", "fp32", 1)
 RECIPE = Recipe(64, 32, abnormality_epochs=1, luminal_epochs=1, test_share=0.4, weights="random")
+
+
+# ---- an image ------------------------------------------------------------------------------------
+
+
+def record(
+    patient, view="CC", laterality="L", calcification=0, mass=1, malignant=1, luminal=None, age="50"
+) -> Mammogram:
+    """An image of this patient: a malignant mass of unknown subtype, unless otherwise said."""
+    subtype = {None: "", 0: "HER2-enriched", 1: "Luminal A"}[luminal]
+    name, labels = f"{patient}.{laterality}.{view}", (calcification, mass, malignant)
+    return Mammogram(name, patient, laterality, view, age, *labels, subtype, luminal, group=patient)
 
 
 # ---- a study -------------------------------------------------------------------------------------

@@ -1,12 +1,12 @@
 """The published figures, re-derived from each other: which of the paper's statements follow?
 
 Needs no image and no training: Tables 1, 2a and 2b as printed, to four decimals. Nothing is
-rounded before it is put into words.
+rounded before it is put into words: three significant digits, far above what differs between
+machines.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple
 
 from scipy.optimize import brentq
@@ -50,7 +50,7 @@ class Row(NamedTuple):
     statement: str  # several checks may be of one statement
     computed: str
     verdict: str
-    figures: Mapping[str, float | None] = MappingProxyType({})
+    figures: Mapping[str, float]
 
     @property
     def kind(self) -> str:
@@ -62,7 +62,7 @@ def audit(published: Cells = TABLE2, images: Images = TABLE1) -> list[Row]:
     """Table 2 and Table 1 -> one row per check, always in the same order."""
     tests = [*fold_tests(published), *every_fold(published), *sampling(published, images)]
     cells = [*macro_f1(published), *gains(published), *constants(published, images)]
-    cells += coin(published, images)
+    cells += coins(published, images)
     return [*counts(images), *cells, *tests]
 
 
@@ -98,7 +98,7 @@ def counts(images: Images) -> Iterator[Row]:
     even = all(number % 2 == 0 for row in images.values() for number in row)
     words = "every count is even, as it then must be" if even else "a count is odd"
     statement = "the test set is independent, so both views of a breast are on one side"
-    yield Row("Table 1, views", statement, words, DEPENDS if even else NOT)
+    yield Row("Table 1, views", statement, words, DEPENDS if even else NOT, {})
 
 
 # ---- Table 2, cells among themselves -------------------------------------------------------------
@@ -130,7 +130,7 @@ def gains(published: Cells) -> Iterator[Row]:
 
     Whether a per cent is a point of F1 or a share of it is not said.
     """
-    for row, new, old in pairs(published, "table2a"):
+    for row, _, new, old in pairs(published, "table2a"):
         points, share = new.mean - old.mean, new.mean / old.mean - 1
         figures = {"points": points, "share": share}
         words = f"{100 * points:+.2f} points, {100 * share:+.2f} % of the binary classifier's F1"
@@ -158,13 +158,12 @@ def constants(published: Cells, images: Images) -> Iterator[Row]:
 
     Precision is then the class's share of the images and recall is 1: F1 = 2 n / (n + all).
     """
-    test = {name: parts[1] for name, parts in images.items()}
-    members = test | {name: test[name] + test["Both"] for name in ("Calcification", "Mass")}
+    test = members(images)
     for (task, cell), figure in published.items():
         name = class_name(cell)
-        if name in members:
+        if name in test:
             two = ("Luminal", "Non-luminal") if "luminal" in cell else ("Benign", "Malignant")
-            always = 2 * members[name] / (members[name] + test[two[0]] + test[two[1]])
+            always = 2 * test[name] / (test[name] + sum(test[each] for each in two))
             side = "above" if figure.mean > always else "below"
             words = f"{figure.mean:.4f} is {side} {always:.4f}"
             statement = f"{task}, {name} F1, beside always {name}"
@@ -172,49 +171,48 @@ def constants(published: Cells, images: Images) -> Iterator[Row]:
             yield Row("constant classifier", statement, words, SCALE, figures)
 
 
-def coin(published: Cells, images: Images) -> Iterator[Row]:
+def coins(published: Cells, images: Images) -> Iterator[Row]:
     """The F1 Score of a coin that calls each class as often as it occurs, beside the printed ones.
 
     It does not look at the picture: precision and recall, and so the F1, are the class's share.
     """
-    luminal, other = (images[name][1] for name in ("Luminal", "Non-luminal"))
-    shares = luminal / (luminal + other), other / (luminal + other)
+    test = members(images)
+    share = test["Luminal"] / (test["Luminal"] + test["Non-luminal"])
     for task in (BASELINE, TRANSFER):
-        printed, blind = published[task, "macro subtype"].mean, sum(shares) / 2
-        side = "above" if printed > blind else "below"
-        words = (
-            f"{printed:.4f} is {side} {blind:.4f}, the mean of {shares[0]:.4f} and {shares[1]:.4f}"
-        )
-        statement = f"{task}, F1 Score, beside a coin that calls {100 * shares[0]:.0f} % luminal"
-        yield Row("coin", statement, words, SCALE, {"printed": printed, "coin": blind})
+        printed, coin = published[task, "macro subtype"].mean, (share + (1 - share)) / 2
+        side = "above" if printed > coin else "below"
+        words = f"{printed:.4f} is {side} {coin:.4f}, the mean of {share:.4f} and {1 - share:.4f}"
+        statement = f"{task}, F1 Score, beside a coin that calls {100 * share:.0f} % luminal"
+        yield Row("coin", statement, words, SCALE, {"printed": printed, "coin": coin})
 
 
-def pairs(published: Cells, name: str) -> Iterator[tuple[PrintedRow, Published, Published]]:
-    """Rows of which the paper prints both cells, with the challenger's and the baseline's."""
+def members(images: Images = TABLE1) -> dict[str, int]:
+    """Table 1 -> images of each class in the test set; one of both findings counts for either."""
+    test = {name: parts[1] for name, parts in images.items()}
+    return test | {name: test[name] + test["Both"] for name in ("Calcification", "Mass")}
+
+
+def pairs(published: Cells, name: str) -> Iterator[tuple[PrintedRow, str, Published, Published]]:
+    """Rows with both cells printed: which classifier is over which; the challenger's cell first."""
     for row in TABLES[name].rows:
         _, baseline, challenger = TABLES[name].pair(row.cell)
         if row.baseline and row.challenger:
-            yield row, published[challenger, row.cell], published[baseline, row.cell]
+            over = f"{challenger} over {baseline}, {row.label}"
+            yield row, over, published[challenger, row.cell], published[baseline, row.cell]
 
 
 # ---- Table 2, tests on the five fold values ------------------------------------------------------
 
 
-def claim(name: str, row: PrintedRow, what: str) -> str:
-    """The statement that all tests of one cell judge."""
-    _, baseline, challenger = TABLES[name].pair(row.cell)
-    return f"{challenger} over {baseline}, {row.label}: {what}"
-
-
 def fold_tests(published: Cells) -> Iterator[Row]:
     """Does p < 0.0001 follow if the unit is the fold? Two rows a cell, for scale if not claimed."""
     for name in comparisons():
-        for row, first, second in pairs(published, name):
-            for test in (unpaired, paired):
-                check = test(first, second, claim(name, row, P))
-                yield check if row.cell in SIGNIFICANT else check._replace(verdict=SCALE)
+        for row, over, first, second in pairs(published, name):
+            tests = [test(first, second, f"{over}: {P}") for test in (unpaired, paired, needed)]
             if row.cell in SIGNIFICANT:
-                yield needed(first, second, claim(name, row, P))
+                yield from tests
+            else:
+                yield from (check._replace(verdict=SCALE) for check in tests[:2])
 
 
 def needed(first: Published, second: Published, statement: str) -> Row:
@@ -222,8 +220,7 @@ def needed(first: Published, second: Published, statement: str) -> Row:
     n = 2
     while ttest_ind_from_stats(first.mean, first.sd, n, second.mean, second.sd, n).pvalue >= ALPHA:
         n += 1
-    words = f"{n} or more values a classifier, of the printed mean and SD, unpaired; the paper has"
-    words += f" {FOLDS}"
+    words = f"{n} or more values each, of the printed mean and SD, unpaired; the paper has {FOLDS}"
     return Row("values needed", statement, words, SCALE, {"n": n})
 
 
@@ -235,7 +232,7 @@ def every_fold(published: Cells) -> Iterator[Row]:
     an SD below m sqrt(n). Samuelson: Journal of the American Statistical Association 1968;
     63:1522-1525.
     """
-    for row, first, second in pairs(published, "table2b"):
+    for row, over, first, second in pairs(published, "table2b"):
         if row.cell not in SIGNIFICANT:
             continue
         gap = first.mean - second.mean
@@ -246,8 +243,8 @@ def every_fold(published: Cells) -> Iterator[Row]:
         elif gap * math.sqrt(FOLDS) <= abs(first.sd - second.sd):
             verdict = f"{NOT}, whatever the pairing of the folds"
         words = f"mean {gap:+.4f}; no fold is further than {reach:.4f} from it"
-        statement = claim("table2b", row, f"in all {FOLDS} folds")
-        yield Row("every fold", statement, words, verdict, {"difference": gap, "reach": reach})
+        figures = {"difference": gap, "reach": reach}
+        yield Row("every fold", f"{over}: in all {FOLDS} folds", words, verdict, figures)
 
 
 def unpaired(first: Published, second: Published, statement: str) -> Row:
@@ -259,16 +256,15 @@ def unpaired(first: Published, second: Published, statement: str) -> Row:
     t, p = ttest_ind_from_stats(*summary)
     t_welch, p_welch = ttest_ind_from_stats(*summary, equal_var=False)
     p_ddof0 = 2 * student_t.sf(abs(t) * math.sqrt((FOLDS - 1) / FOLDS), 2 * FOLDS - 2)
-    below = [name for name, value in (("Student", p), ("Welch", p_welch)) if value < ALPHA]
-    verdict = judged(bool(below), ", if the unit is the fold, unpaired")
+    follows = {"Student": t > 0 and p < ALPHA, "Welch": t > 0 and p_welch < ALPHA}
+    below = [name for name, holds in follows.items() if holds]
+    verdict = judged(bool(below))
     if len(below) == 1:
-        test = f"it follows by {below[0]}'s test only"
-        verdict = f"{DEPENDS}: {test}, if the unit is the fold, unpaired"
-    if first.mean <= second.mean:
-        verdict = f"{NOT}: the difference is not positive"
+        verdict = f"{DEPENDS}: it follows by {below[0]}'s test only"
+    verdict += ", if the unit is the fold, unpaired"
     words = (
-        f"n = {FOLDS} + {FOLDS}: Student t = {number(t)}, p = {number(p)} ({number(p_ddof0)} if the"
-        f" SDs have ddof 0); Welch t = {number(t_welch)}, p = {number(p_welch)}"
+        f"n = {FOLDS} + {FOLDS}: Student t = {t:.3g}, p = {p:.3g} ({p_ddof0:.3g} if the"
+        f" SDs have ddof 0); Welch t = {t_welch:.3g}, p = {p_welch:.3g}"
     )
     figures = {"t": t, "p": p, "p, ddof 0": p_ddof0, "t, Welch": t_welch, "p, Welch": p_welch}
     return Row("t-test, unpaired", statement, words, verdict, figures)
@@ -290,11 +286,11 @@ def paired_t(first: Published, second: Published, correlation: float) -> tuple[f
 def correlation_needed(first: Published, second: Published, alpha: float) -> float:
     """The correlation of fold values above which the paired p is below alpha.
 
-    Above 1: none is enough; below -1: any is.
+    1 or more: none is enough, as where the difference is not positive; below -1: any is.
     """
-    allowed = FOLDS * ((first.mean - second.mean) / student_t.isf(alpha / 2, FOLDS - 1)) ** 2
-    excess, product = first.sd**2 + second.sd**2 - allowed, 2 * first.sd * second.sd
-    return float(excess / product) if product else math.copysign(math.inf, excess)
+    difference = max(first.mean - second.mean, 0)
+    allowed = FOLDS * (difference / student_t.isf(alpha / 2, FOLDS - 1)) ** 2
+    return float((first.sd**2 + second.sd**2 - allowed) / (2 * first.sd * second.sd))
 
 
 def paired(first: Published, second: Published, statement: str) -> Row:
@@ -304,13 +300,11 @@ def paired(first: Published, second: Published, statement: str) -> Row:
     needed = correlation_needed(first, second, ALPHA)
     condition = f"only if paired fold values correlate by more than {needed:.3f}"
     verdict = f"{DEPENDS}: it follows {condition}"
-    if abs(needed) > 1:
+    if abs(needed) >= 1:
         verdict = judged(needed < 1, ", whatever the pairing of the folds")
-    if first.mean <= second.mean:
-        verdict = f"{NOT}: the difference is not positive"
     words = (
-        f"n = {FOLDS}: t = {number(low)}, p = {number(p_low)} (correlation -1) to "
-        f"t = {number(high)}, p = {number(p_high)} (correlation 1)"
+        f"n = {FOLDS}: t = {low:.3g}, p = {p_low:.3g} (correlation -1) to "
+        f"t = {high:.3g}, p = {p_high:.3g} (correlation 1)"
     )
     figures = {"t at -1": low, "p at -1": p_low, "t at 1": high, "p at 1": p_high}
     figures["correlation needed"] = needed
@@ -337,12 +331,12 @@ def hanley_mcneil(area: float, positives: int, negatives: int) -> float:
 
 def detectable(
     auc: float, positives: int, negatives: int, correlation: float, deviations: float
-) -> float | None:
+) -> float:
     """How far below `auc` another AUC must lie to be `deviations` standard errors away.
 
     SE^2 = SE1^2 + SE2^2 - 2 r SE1 SE2, each by Hanley and McNeil. With deviations = z(1 - size / 2)
-    + z(power) a two-sided z-test finds this difference with that power. None: not above 0.
-    Hanley, McNeil: Radiology 1983; 148:839-843.
+    + z(power) a two-sided z-test finds this difference with that power. There must be one between 0
+    and `auc`. Hanley, McNeil: Radiology 1983; 148:839-843.
     """
     own = hanley_mcneil(auc, positives, negatives)
 
@@ -350,10 +344,7 @@ def detectable(
         other = hanley_mcneil(auc - gap, positives, negatives)
         return gap - deviations * math.sqrt(own**2 + other**2 - 2 * correlation * own * other)
 
-    edge = 1e-6  # an AUC of exactly 0 has no standard error
-    if not short(edge) < 0 < short(auc - edge):
-        return None
-    return float(brentq(short, edge, auc - edge, xtol=1e-12))
+    return float(brentq(short, 0, auc - 1e-6, xtol=1e-12))  # an AUC of 0 has no standard error
 
 
 def sampling(published: Cells, images: Images) -> Iterator[Row]:
@@ -368,7 +359,7 @@ def sampling(published: Cells, images: Images) -> Iterator[Row]:
         cases = images["Luminal"][1] // views, images["Non-luminal"][1] // views
         for task, auc in aucs.items():
             error = hanley_mcneil(auc, *cases)
-            low, high = (auc + side * norm.isf(SIZE / 2) * error for side in (-1, 1))
+            low, high = norm.interval(1 - SIZE, auc, error)
             words = f"{auc:.4f}, SE {error:.4f}, 95 % interval {low:.3f} to {high:.3f}"
             statement = f"{task}, {cases[0]} luminal and {cases[1]} non-luminal {unit}"
             figures = {"SE": error, "low": low, "high": high}
@@ -379,31 +370,24 @@ def sampling(published: Cells, images: Images) -> Iterator[Row]:
 def z_test(transfer: float, baseline: float, unit: str, cases: tuple[int, int]) -> Row:
     """The AUC difference that this test set finds with 80 % power, and that of p < 0.0001."""
     gap = transfer - baseline
-    deviations = {"power": norm.isf(SIZE / 2) + norm.ppf(POWER), P: norm.isf(ALPHA / 2)}
-    figures, enough, words = {}, [], []
-    for what, value in deviations.items():
-        for r in CORRELATIONS:
-            name = f"{what}, correlation {r:g}"
-            figures[name] = detectable(transfer, *cases, r, float(value))
+    powered, needed, words = {}, {}, []
     for r in CORRELATIONS:
-        powered, needed = (figures[f"{what}, correlation {r:g}"] for what in deviations)
-        enough += [r] if needed is not None and gap > needed else []
-        power = f"{100 * POWER:.0f} % power at {100 * SIZE:.0f} % from {number(powered)}"
-        words.append(f"AUCs that correlate by {r:g}: {power}, {P} from {number(needed)}")
+        powered[r] = detectable(transfer, *cases, r, norm.isf(SIZE / 2) + norm.ppf(POWER))
+        needed[r] = detectable(transfer, *cases, r, norm.isf(ALPHA / 2))
+        power = f"{100 * POWER:.0f} % power at {100 * SIZE:.0f} % from {powered[r]:.3g}"
+        words.append(f"AUCs that correlate by {r:g}: {power}, {P} from {needed[r]:.3g}")
+    enough = [r for r in CORRELATIONS if gap > needed[r]]
     bound = f"{enough[0]:g} or more" if enough else f"{CORRELATIONS[-1]:g} or less"
     condition = f", if the unit is one of {unit} and the two AUCs correlate by {bound}"
+    figures = {f"power, correlation {r:g}": least for r, least in powered.items()}
+    figures |= {f"{P}, correlation {r:g}": least for r, least in needed.items()}
+    figures["difference"] = gap
     computed = "; ".join([*words, f"printed: {gap:+.4f}"])
     statement = f"{TRANSFER} over {BASELINE}, AUC: {P}"
-    figures["difference"] = gap
     return Row(f"z-test, {unit}", statement, computed, judged(bool(enough), condition), figures)
 
 
 # ---- output --------------------------------------------------------------------------------------
-
-
-def number(value: float | None) -> str:
-    """Three significant digits: what differs between machines lies far below them."""
-    return "none" if value is None else "unbounded" if math.isinf(value) else f"{value:.3g}"
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
@@ -412,25 +396,23 @@ def summary(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row.kind != SCALE:
             by_statement.setdefault(row.statement, []).append(row)
-    items: dict[str, list[str]] = {FOLLOWS: [], NOT: [], DEPENDS: []}
+    missing = "what is not printed, such as the unit or the pairing of a test"
+    items = {
+        FOLLOWS: ["**What follows from the printed figures**\n"],
+        NOT: ["\n**What does not (tests: with the fold as the unit, paired or not)**\n"],
+        DEPENDS: [f"\n**What depends on {missing}**\n"],
+    }
     for statement, checks in by_statement.items():
         kinds = {row.kind for row in checks}
         kind = kinds.pop() if len(kinds) == 1 else DEPENDS
         details = "; ".join(filter(None, (detail(row, kind) for row in checks)))
         items[kind].append(f"- {statement}" + (f" ({details})" if details else ""))
-    return [
-        "**What follows from the printed figures**\n",
-        *items[FOLLOWS],
-        "\n**What does not (tests: with the fold as the unit, paired or not)**\n",
-        *items[NOT],
-        "\n**What depends on what is not printed, such as the unit or the pairing of a test**\n",
-        *items[DEPENDS],
-    ]
+    return [*items[FOLLOWS], *items[NOT], *items[DEPENDS]]
 
 
 def detail(row: Row, kind: str) -> str:
     """What a summary adds of one check to a statement that does not follow, or depends; or ""."""
-    p = f"p = {number(row.figures['p'])}" if "p" in row.figures else ""
+    p = f"p = {row.figures['p']:.3g}" if "p" in row.figures else ""
     if kind == NOT and "gap" in row.figures:
         return row.computed
     if kind == NOT and p:

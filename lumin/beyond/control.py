@@ -6,9 +6,9 @@ import numpy as np
 from scipy.stats import norm
 
 from lumin.evaluation import cells, inference, markdown
-from lumin.evaluation.markdown import Document, Provenance, between, grid, number, task_name
+from lumin.evaluation.markdown import Document, Provenance, grid, number, task_name
 from lumin.evaluation.predictions import Scored
-from lumin.paper.published import SUBTYPE
+from lumin.evaluation.tables import extent, spread
 
 POWER, SIZE = 0.8, 0.05
 CONTROL = """\
@@ -41,18 +41,15 @@ def control(scores: Mapping[str, Scored], about: Provenance) -> Document:
     """What both classifiers say of the permuted test images -> control.md and control.json."""
     rows, lines, words = {}, [], []
     for task, scored in scores.items():
-        labels, models = (part[SUBTYPE.classes[1]] for part in (scored.labels, scored.scores))
-        folds = cells.cell(scored, f"auc {SUBTYPE.name}")
-        low, high = inference.delong_interval(labels, models, scored.patients)
+        labels, models = scored.labels["luminal"], scored.scores["luminal"]
         _, covariance = inference.delong(labels, models, clusters=scored.patients)
-        mean, sd, least = folds.mean(), folds.std(ddof=1), shown(np.sqrt(covariance[0, 0]))
-        rows[task] = {"folds": folds.tolist(), "mean": float(mean), "sd": float(sd)}
-        rows[task] |= {"low": low, "high": high, "shown": least}
-        lines.append([task_name(task), f"{number(mean)} ({number(sd)})", between(low, high)])
-        lines[-1].append(number(least))
-        words.append(
-            f"{task_name(task)} {mean:.3f} ({low:.3f} to {high:.3f}; 80 % power from {least:.3f})"
-        )
+        least = shown(np.sqrt(covariance[0, 0]))
+        auc = cells.estimates(scored, about.seed)["auc subtype"]
+        rows[task] = {"folds": auc.folds, "mean": auc.mean, "sd": auc.sd}
+        rows[task] |= {"low": auc.low, "high": auc.high, "shown": least}
+        lines.append([task_name(task), spread(auc), extent(auc), number(least)])
+        interval = f"{auc.low:.3f} to {auc.high:.3f}"
+        words.append(f"{task_name(task)} {auc.mean:.3f} ({interval}; 80 % power from {least:.3f})")
     first = f"**Negative control, AUC where the subtype is permuted: {'; '.join(words)}.**"
     header = ["", "AUC, mean (SD) of five models", "95 % CI", "AUC shown with 80 % power"]
     title = "Negative control. The luminal classifiers on a permuted subtype"

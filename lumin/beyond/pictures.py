@@ -6,15 +6,7 @@ from math import isfinite
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from lumin.beyond.sensitivity import (
-    AS_IT_IS,
-    COLUMNS,
-    GAIN,
-    HEADS,
-    MEASURES,
-    REDRAWN,
-    redrawn_change,
-)
+from lumin.beyond.sensitivity import AS_IT_IS, COLUMNS, GAIN, MEASURES, REDRAWN, redrawn_change
 from lumin.figures.style import BLUE, GREY, ORANGE, Files, drawing, files, wording
 from lumin.paper.published import suffix
 
@@ -28,10 +20,11 @@ def replication(content: Mapping) -> Files:
     level = content["cells"][0]["level"]
     rows = [r for r in content["cells"] if r["level"] == level and r["median"] is not None]
     title = f"Every cell of Table 2 over {len(content['done'])} seeds" + suffix(content["cohort"])
-    names = [f"{r['task']}, {wording(r['cell'])}" for r in rows]
+    names, ranges = [f"{r['task']}, {wording(r['cell'])}" for r in rows], []
     with drawing(7, 1.2 + 0.24 * max(len(rows), 4)) as figure:
         axes = figure.subplots()
-        for y, r in enumerate(rows):
+        for y, (name, r) in enumerate(zip(names, rows, strict=True)):
+            ranges.append(f"{name} {r['lowest']:.3f} to {r['highest']:.3f}")
             axes.plot([r["lowest"], r["highest"]], [y, y], color=BLUE, lw=2.5, alpha=0.3)
             axes.plot(r["values"], [y] * len(r["values"]), **SEED, alpha=0.7)
             axes.plot(r["median"], y, **MEDIAN)
@@ -44,9 +37,6 @@ def replication(content: Mapping) -> Files:
         for style, meaning in ((SEED, "a seed"), (MEDIAN, "median"), (PAPER, "the paper")):
             axes.plot([], [], **(style | {"ls": "", "label": meaning}))
         figure.legend(loc="outside lower center", ncols=3)
-        ranges = []
-        for name, r in zip(names, rows, strict=True):
-            ranges.append(f"{name} {r['lowest']:.3f} to {r['highest']:.3f}")
         text = f"Range over the seeds: {'; '.join(ranges) or 'none'}."
         return files("replication", figure, title, text)
 
@@ -59,11 +49,11 @@ def sensitivity(content: Mapping) -> Files:
         panels = figure.subplots(len(MEASURES), len(COLUMNS), sharex="row", squeeze=False)
         for name, line in zip(MEASURES, panels, strict=True):
             ordered = sorted(rows, key=lambda r, name=name: -abs(r[name][GAIN]["change"] or 0))
-            for who, head, axes in zip(COLUMNS, HEADS, line, strict=True):
+            for (who, head), axes in zip(COLUMNS.items(), line, strict=True):
                 changes = [(r["name"], r[name][who]) for r in ordered]
                 tornado(axes, changes, redrawn_change(rows, name, who))
                 axes.set_title(f"{wording(name)}: {head}")
-                axes.tick_params(labelleft=who == COLUMNS[0])
+                axes.tick_params(labelleft=axes is line[0])
         return files("sensitivity", figure, title, explained(rows))
 
 

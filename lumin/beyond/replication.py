@@ -17,10 +17,14 @@ from lumin.errors import UserError
 from lumin.evaluation import markdown, tables
 from lumin.evaluation.cells import LEVELS, SIZE
 from lumin.evaluation.markdown import Document, between, grid, number, signed, task_name
-from lumin.paper.published import DIGITS, TABLE2, comparisons, suffix
+from lumin.paper.published import DIGITS, TABLE2, Pair, comparisons, suffix
 from lumin.paper.stated import FOLDS
 
 PAPER = LEVELS[0]
+PERCENTILE = """\
+Percentile: how many of 100 seeds lie below the paper's figure; those equal to it as printed count \
+half. 0 says that every seed lies above it, 100 that every seed lies below. Few seeds make it \
+coarse."""
 MOST_SEEDS = 1000  # a seed is 25 trainings
 SAME_PATIENTS = (
     "The verdict is about this cohort's patients, split and trained anew. More seeds make it"
@@ -30,26 +34,6 @@ SAME_PATIENTS = (
 SYNTHETIC = "The verdict holds for another such cohort, split and trained anew."
 
 Run = Mapping[str, dict]  # table2a, table2b -> its parsed JSON
-
-
-class Cell(NamedTuple):
-    """A cell of Table 2: the name of its group, and both classifiers."""
-
-    group: str
-    name: str
-    other: str
-    better: str
-
-
-class Spread(NamedTuple):
-    """A figure over the seeds where it is defined, and the published one in it."""
-
-    seeds: int
-    median: float
-    lowest: float
-    highest: float
-    published: float | None  # None: not printed in the paper
-    percentile: float | None  # of the published figure among the seeds
 
 
 class Parts(NamedTuple):
@@ -85,47 +69,41 @@ def read(out: Path) -> Run:
     return {name: json.loads((out / f"tables/{name}.json").read_text()) for name in comparisons()}
 
 
-def all_cells(runs: Sequence[Run]) -> Iterator[tuple[Cell, list[dict]]]:
-    """Every cell of Tables 2a and 2b in their order, with that table of each seed."""
+def all_cells(runs: Sequence[Run]) -> Iterator[tuple[str, Pair, list[dict]]]:
+    """Every cell of Tables 2a and 2b in their order: its pair, and its table of each seed."""
     for name, table in comparisons().items():
-        for group, *tasks in table.pairs:
-            for cell in group.cells:
-                yield Cell(group.name, cell, *tasks), [run[name] for run in runs]
+        for pair in table.pairs:
+            for cell in pair.group.cells:
+                yield cell, pair, [run[name] for run in runs]
 
 
-def folds(having: Sequence[dict], level: str, cell: Cell, task: str) -> NDArray:
+def folds(seeds: Sequence[dict], level: str, group: str, task: str, cell: str) -> NDArray:
     """(seeds, models) values of a cell at a level; nan where undefined (JSON's null)."""
-    return np.array([table[level][cell.group][task][cell.name]["folds"] for table in having], float)
+    return np.array([table[level][group][task][cell]["folds"] for table in seeds], float)
 
 
 # ---- numbers -------------------------------------------------------------------------------------
 
 
-def spread(values: ArrayLike, known: float | None) -> Spread:
+def spread(values: NDArray, known: float | None) -> dict[str, float | None]:
     """(seeds,) figures and the published one -> median, range, and where the published one lies.
 
-    Its percentile: the share of seeds below, and half of those that equal it as printed.
+    Its percentile: the share of seeds below, and half of those that equal it as printed; None where
+    the paper has none. Seeds where the figure is undefined (nan) do not count.
     """
-    values = np.asarray(values, float)
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return Spread(0, *[float("nan")] * 3, known, None)
-    percentile = None
-    if known is not None:
+    values, percentile = values[~np.isnan(values)], None
+    if known is not None and len(values):
         percentile = float(percentileofscore(values.round(DIGITS), known, "mean"))
-    figures = [float(figure(values)) for figure in (np.median, np.min, np.max)]
-    return Spread(len(values), *figures, known, percentile)
+    median, low, high = np.quantile(values, [0.5, 0, 1]) if len(values) else [float("nan")] * 3
+    figures = {"seeds": len(values), "median": median, "lowest": low, "highest": high}
+    return {**figures, "published": known, "percentile": percentile}
 
 
-def published(name: str, task: str) -> float | None:
-    """A cell of a classifier as printed; None where the paper does not have it."""
-    return TABLE2[task, name].mean if (task, name) in TABLE2 else None
-
-
-def published_difference(name: str, better: str, other: str) -> float | None:
-    """A cell of two classifiers -> better - other as printed; None if it is not."""
-    first, second = published(name, better), published(name, other)
-    return None if first is None else round(first - second, DIGITS)
+def published(cell: str, task: str, other: str = "") -> float | None:
+    """A cell of a classifier as printed, or its lead over another's; None if it is not printed."""
+    if (task, cell) not in TABLE2:
+        return None
+    return round(TABLE2[task, cell].mean - (TABLE2[other, cell].mean if other else 0), DIGITS)
 
 
 def one_way(values: NDArray) -> tuple[float, float]:
@@ -140,7 +118,7 @@ def one_way(values: NDArray) -> tuple[float, float]:
     if seeds < 2 or models < 2:
         return float("nan"), float("nan")
     means = values.mean(1)
-    within = float(((values - means[:, None]) ** 2).sum() / (seeds * (models - 1)))
+    within = float(values.var(1, ddof=1).mean())
     return max(float(means.var(ddof=1)) - within / models, 0.0), within
 
 
@@ -150,7 +128,8 @@ def parts(values: NDArray, partner: NDArray) -> Parts:
     seed: between seeds (see one_way). fold: what both classifiers have in common within a seed,
     their pooled covariance sum (value - seed mean)(partner - its seed mean) / (S (F - 1)), not
     below 0 nor above the variance within; both are trained on the same four folds and choose their
-    epoch on the fifth. rest: what is left within.
+    epoch on the fifth. rest: what is left within. Of differences, from which what is shared has
+    gone, the partner is 0.
     """
     defined = ~np.isnan(values + partner).any(1)
     values, partner = values[defined], partner[defined]
@@ -158,14 +137,8 @@ def parts(values: NDArray, partner: NDArray) -> Parts:
     if np.isnan(seed):
         return Parts(seed, seed, seed)
     product = (values - values.mean(1, keepdims=True)) * (partner - partner.mean(1, keepdims=True))
-    shared = min(max(float(product.sum() / (len(values) * (values.shape[1] - 1))), 0.0), within)
+    shared = float(np.clip(product.sum() / (len(values) * (values.shape[1] - 1)), 0, within))
     return Parts(seed, shared, within - shared)
-
-
-def difference_parts(differences: NDArray) -> Parts:
-    """(S, F) differences -> their variance; what the two classifiers share of a fold has gone."""
-    seed, within = one_way(differences[~np.isnan(differences).any(1)])
-    return Parts(seed, 0 * within, within)
 
 
 def over_seeds(differences: NDArray) -> dict[str, float]:
@@ -208,31 +181,30 @@ def holm(pvalues: ArrayLike) -> NDArray:
     return adjusted
 
 
-def row(having: Sequence[dict], level: str, cell: Cell, task: str) -> dict:
-    """One cell of one classifier -> its figures over the seeds."""
-    values = folds(having, level, cell, task)
-    known = published(cell.name, task) if level == PAPER else None
-    figures = {"level": level, "group": cell.group, "task": task, "cell": cell.name}
-    figures |= {"values": values.mean(1).tolist(), **spread(values.mean(1), known)._asdict()}
-    if level == PAPER:
-        partner = folds(having, level, cell, cell.other if task == cell.better else cell.better)
-        figures["variance"] = parts(values, partner)._asdict()
-    return figures
+def cell_rows(seeds: Sequence[dict], level: str, cell: str, pair: Pair) -> Iterator[dict]:
+    """One cell of either classifier -> its figures over the seeds."""
+    tasks = [pair.baseline, pair.challenger]
+    both = [folds(seeds, level, pair.group.name, task, cell) for task in tasks]
+    for task, values, partner in zip(tasks, both, both[::-1], strict=True):
+        means, known = values.mean(1), published(cell, task) if level == PAPER else None
+        row = {"level": level, "group": pair.group.name, "task": task, "cell": cell}
+        row |= {"values": means.tolist(), **spread(means, known)}
+        yield row | ({"variance": parts(values, partner)} if level == PAPER else {})
 
 
-def claim_row(having: Sequence[dict], cell: Cell) -> dict:
-    """One claim -> better - other over the seeds."""
-    claims = [claim for table in having for claim in table["claims"] if claim["cell"] == cell.name]
+def claim_row(seeds: Sequence[dict], cell: str, pair: Pair) -> dict:
+    """One claim -> challenger - baseline over the seeds."""
+    claims = [claim for table in seeds for claim in table["claims"] if claim["cell"] == cell]
     differences = np.array([claim["differences"] for claim in claims], float)
-    means = differences.mean(1)
+    means, (group, other, better) = differences.mean(1), pair
     return {
-        **{"group": cell.group, "cell": cell.name, "better": cell.better, "other": cell.other},
-        **spread(means, published_difference(cell.name, cell.better, cell.other))._asdict(),
+        **{"group": group.name, "cell": cell, "better": better, "other": other},
+        **spread(means, published(cell, better, other)),
         **over_seeds(means[~np.isnan(means)]),
         "seeds_improved": int((means > 0).sum()),
         "folds": int((~np.isnan(differences)).sum()),
         "folds_improved": int((differences > 0).sum()),
-        "variance": difference_parts(differences)._asdict(),
+        "variance": parts(differences, np.zeros_like(differences)),
     }
 
 
@@ -243,31 +215,30 @@ def replication(runs: Sequence[Run]) -> Document:
     """Each seed's parsed tables -> replication.md and replication.json."""
     rows = []
     for level in LEVELS:
-        for cell, having in all_cells(runs):
-            rows += [row(having, level, cell, task) for task in (cell.other, cell.better)]
-    claims = [claim_row(having, cell) for cell, having in all_cells(runs)]
+        for cell, pair, seeds in all_cells(runs):
+            rows += cell_rows(seeds, level, cell, pair)
+    claims = [claim_row(seeds, cell, pair) for cell, pair, seeds in all_cells(runs)]
     for claim, adjusted in zip(claims, holm([claim["pvalue"] for claim in claims]), strict=True):
         claim["adjusted"] = float(adjusted)
-    about = [next(iter(run.values())) for run in runs]
-    cohort, left_out = about[0]["cohort"], about[0]["departures"]
-    seeds = [table["seed"] for table in about]
+    splits = {run["table2b"]["seed"]: run["table2b"]["split"] for run in runs}
+    cohort, left_out = (runs[0]["table2b"][name] for name in ("cohort", "departures"))
     content = {
         "title": "Replication. Tables 2a and 2b over seeds" + suffix(cohort),
         "cohort": cohort,
         "departures": left_out,
-        "done": seeds,
-        "splits": {str(table["seed"]): table["split"] for table in about},
+        "done": list(splits),
+        "splits": splits,
         "cells": rows,
         "claims": claims,
     }
     sections = [
         f"# {content['title']}",
-        *opening(seeds, cohort),
+        *opening(list(splits), cohort),
         *moves(rows),
         *better(claims, cohort),
         *variances(rows, claims, cohort),
         "---",
-        f"Cohort: {cohort}. Seeds {', '.join(map(str, seeds))}.  \n"
+        f"Cohort: {cohort}. Seeds {', '.join(map(str, splits))}.  \n"
         f"Departures from the paper's method: {'; '.join(left_out) or 'nothing'}.  ",
     ]
     return Document("\n\n".join(sections) + "\n", markdown.as_json(content))
@@ -294,25 +265,17 @@ def percent(row: Mapping) -> str:
 
 def moves(rows: Sequence[dict]) -> Iterator[str]:
     """Every cell of every classifier -> one grid a level."""
-    header = ["", "seeds", "median", "range"]
+    header = ["", "seeds", "median", "range", "paper", "its percentile"]
     for level in LEVELS:
         yield f"## {level}"
-        lines = []
+        columns, lines = 6 if level == PAPER else 4, []
         for r in (r for r in rows if r["level"] == level):
             line = [classifier(r), str(r["seeds"]), number(r["median"])]
-            line.append(between(r["lowest"], r["highest"]))
-            if level == PAPER:
-                line += [tables.printed(r["task"], r["cell"]), percent(r)]
-            lines.append(line)
-        if level != PAPER:
-            yield grid(header, lines)
-            continue
-        yield grid([*header, "paper", "its percentile"], lines)
-        yield (
-            "Percentile: how many of 100 seeds lie below the paper's figure; those equal to it as"
-            " printed count half. 0 says that every seed lies above it, 100 that every seed lies"
-            " below. Few seeds make it coarse."
-        )
+            line += [between(r["lowest"], r["highest"]), tables.printed(r["task"], r["cell"])]
+            lines.append([*line, percent(r)][:columns])
+        yield grid(header[:columns], lines)
+        if level == PAPER:
+            yield PERCENTILE
 
 
 def better(claims: Sequence[dict], cohort: str) -> Iterator[str]:
@@ -358,10 +321,14 @@ def variances(rows: Sequence[dict], claims: Sequence[dict], cohort: str) -> Iter
     yield "## Where the variance lies"
     named = [(classifier(r), r["variance"]) for r in rows if "variance" in r]
     named += [(f"{claim_name(c)}, difference", c["variance"]) for c in claims]
-    if all(np.isnan(variance["seed"]) for _, variance in named):
+    if all(np.isnan(variance.seed) for _, variance in named):
         yield "Not to be told from one seed."
         return
-    lines = [[name, *shares(variance)] for name, variance in named]
+    lines = []
+    for name, variance in named:
+        total = sum(variance)
+        shares = [f"{100 * part / total:.0f} %" if total > 0 else "" for part in variance]
+        lines.append([name, number(np.sqrt(total)), *shares])
     yield grid(["by image", "SD", "seed", "fold", "rest"], lines)
     another = " and, here, another synthetic cohort" if cohort.startswith("synthetic") else ""
     yield (
@@ -375,10 +342,3 @@ def variances(rows: Sequence[dict], claims: Sequence[dict], cohort: str) -> Iter
         f" patients of test set and folds{another}. SD, the root of the sum, is that of one fold"
         " model, not of the mean over five. With few seeds they are rough."
     )
-
-
-def shares(variance: Mapping[str, float]) -> list[str]:
-    """Three variances -> the SD of their sum, and the share of each."""
-    total = sum(variance.values())
-    parts = [f"{100 * part / total:.0f} %" if total > 0 else "" for part in variance.values()]
-    return [number(float(np.sqrt(total))), *parts]

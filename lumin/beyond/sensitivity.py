@@ -16,18 +16,8 @@ from lumin.data.mammogram import Mammograms, Roles
 from lumin.evaluation import cells, inference, markdown, metrics, predictions
 from lumin.evaluation.markdown import Document, Provenance, grid, number, task_name
 from lumin.evaluation.predictions import Scored
-from lumin.paper import published
-from lumin.paper.silences import (
-    ALTERNATIVES,
-    CHANCE,
-    COMPARED,
-    OF_READING,
-    OF_RECIPE,
-    OF_STACK,
-    SOURCE,
-    SUBTYPE,
-    Alternative,
-)
+from lumin.paper import published, silences
+from lumin.paper.silences import ALTERNATIVES, SUBTYPE, Alternative
 from lumin.paper.stated import FOLDS
 
 GROUP = published.SUBTYPE
@@ -35,9 +25,8 @@ MEASURES = ("auc subtype", "macro subtype")
 GAIN = "gain"
 AS_IT_IS = "as it is"  # the row of the study that the others are held against
 DETAILS = "## What"  # begins the sections that a terminal is spared
-COLUMNS = (*SUBTYPE, GAIN)
-REDRAWN = {alternative.name for alternative in CHANCE.alternatives}
-HEADS = ("baseline", "transfer", "transfer - baseline")
+COLUMNS = {SUBTYPE[0]: "baseline", SUBTYPE[1]: "transfer", GAIN: "transfer - baseline"}
+REDRAWN = {alternative.name for alternative in silences.CHANCE.alternatives}
 
 Scores = dict[str, Scored]  # luminal task -> what its five models say of the test images
 
@@ -165,9 +154,7 @@ def opening(rows: Sequence[Mapping]) -> Iterator[str]:
         f" change that is chance alone exceeds {which} with probability 1/{len(drawn) + 1}."
     )
     for name in MEASURES:
-        largest = []
-        for head, who in zip(HEADS, COLUMNS, strict=True):
-            largest.append(f"{head} {redrawn_change(rows, name, who):.4f}")
+        largest = [f"{head} {redrawn_change(rows, name, who):.4f}" for who, head in COLUMNS.items()]
         measured = markdown.label(name)
         yield f"Largest change of the {measured} in what is redrawn: {', '.join(largest)}."
 
@@ -180,17 +167,16 @@ def redrawn_change(rows: Sequence[Mapping], name: str, who: str) -> float:
 
 def grids(rows: Sequence[Mapping]) -> Iterator[str]:
     """One grid a measure."""
-    header = ["", *HEADS, *(f"change of {head}" for head in HEADS)]
+    heads = COLUMNS.values()
+    header = ["", *heads, *(f"change of {head}" for head in heads)]
     for name in MEASURES:
         yield f"## {markdown.label(name)}"
         lines = []
         for r in rows:
-            figures, changes = [], []
-            for who in COLUMNS:
-                figure = r[name][who]
-                figures.append(f"{number(figure['mean'])} ({number(figure['sd'])})")
-                changes.append(change_text(figure, redrawn_change(rows, name, who)))
-            lines.append([r["name"], *figures, *changes])
+            line = [f"{number(one['mean'])} ({number(one['sd'])})" for one in r[name].values()]
+            for who, figure in r[name].items():
+                line.append(change_text(figure, redrawn_change(rows, name, who)))
+            lines.append([r["name"], *line])
         yield grid(header, lines)
 
 
@@ -233,8 +219,8 @@ def legend() -> Iterator[str]:
 
 def retrained_tasks(alternative: Alternative) -> tuple[str, ...]:
     """Which tasks an alternative trains anew; transfer with MLMC, from which it starts."""
-    if alternative.of in (OF_RECIPE, OF_STACK):
-        return COMPARED
-    if alternative.of == SOURCE:
-        return (*SOURCE, SUBTYPE[1])
-    return () if alternative.of == OF_READING else alternative.of
+    if alternative.of in (silences.OF_RECIPE, silences.OF_STACK):
+        return silences.COMPARED
+    if alternative.of == silences.SOURCE:
+        return (*silences.SOURCE, SUBTYPE[1])
+    return () if alternative.of == silences.OF_READING else alternative.of

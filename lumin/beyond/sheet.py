@@ -17,7 +17,7 @@ from lumin.data.mammogram import Mammogram, Mammograms, Roles, labels
 from lumin.data.split import read_split_csv
 from lumin.evaluation import cells, inference, markdown
 from lumin.evaluation.cells import Estimate
-from lumin.evaluation.markdown import Document, Provenance, between, grid, p_value, task_name
+from lumin.evaluation.markdown import Document, Provenance, grid, task_name
 from lumin.evaluation.metrics import decide
 from lumin.evaluation.predictions import Scored, label, read_scores, scored
 from lumin.evaluation.tables import extent, spread
@@ -94,9 +94,7 @@ def belongs(group: Group, mammogram: Mammogram) -> bool:
     return not group.exclusive or any(known[name] for name in group.classes)
 
 
-def judge(
-    name: str, rule: str, balanced: bool, train: Mammograms, test: Mammograms
-) -> NDArray[np.float64]:
+def judge(name: str, rule: str, balanced: bool, train: Mammograms, test: Mammograms) -> NDArray:
     """A class, training and test images -> (n,) probabilities: a regression's, or the majority."""
     positive = label(name, train)
     if rule not in FEATURES or positive.min() == positive.max():
@@ -154,23 +152,12 @@ def by_subtype(classifiers: Classifiers, mammograms: Mammograms, seed: int) -> d
     return rows
 
 
-def beside_abnormality(transfer: Scored, rule: Scored, seed: int) -> dict[str, dict[str, float]]:
-    """The transfer and the regression on the abnormality -> cell: difference, interval and p."""
-    weights, rows = cells.resampled(transfer, seed), {}
-    for name in transfer.group.cells[2:]:  # macro F1 and AUC
-        ours, theirs = (cells.cell(judged, name, weights).mean(0) for judged in (transfer, rule))
-        low, high = inference.interval(ours - theirs)
-        difference, p = cells.permuted(name, transfer, rule, seed)
-        rows[name] = {"difference": difference, "low": low, "high": high, "p": p}
-    return rows
-
-
 # ---- the table -----------------------------------------------------------------------------------
 
 
 def table(out: Path, mammograms: Mammograms, roles: Roles, about: Provenance) -> Document:
     """Outputs folder with predictions, records and roles -> sheet.md and sheet.json."""
-    estimates, compared, subtypes, seed = {}, {}, {}, about.seed
+    estimates, claims, subtypes, seed = {}, [], {}, about.seed
     for printed in comparisons().values():
         for group, baseline, challenger in printed.pairs:
             networks = {t: read_scores(out, t, group, mammograms) for t in (baseline, challenger)}
@@ -178,16 +165,19 @@ def table(out: Path, mammograms: Mammograms, roles: Roles, about: Provenance) ->
             if group == PATHOLOGY:
                 rules |= within_d1(networks | {PREFIX: rules[PREFIX]})
             if group == SUBTYPE:
-                compared = beside_abnormality(networks[challenger], rules[ABNORMALITY], seed)
+                both = networks[challenger], rules[ABNORMALITY]
+                claims = cells.compare((challenger, ABNORMALITY), *both, seed)[2:]  # macro F1, AUC
                 subtypes = by_subtype(networks, mammograms, seed)
             every = networks | rules
             estimates[group.name] = {name: cells.estimates(every[name], seed) for name in every}
     sections = ["## From the clinical sheet alone", RULES]
     sections += [estimates_grid(rows, markdown.label) for rows in estimates.values()]
-    lines = []
-    for name, row in compared.items():
-        line = [markdown.label(name), f"{row['difference']:+.4f}", between(row["low"], row["high"])]
-        lines.append([*line, p_value(row["p"])])
+    compared, lines = {}, []
+    for claim in claims:
+        (low, high), (difference, p) = claim.patients, claim.tests[cells.PERMUTATION]
+        compared[claim.cell] = {"difference": difference, "low": low, "high": high, "p": p}
+        line = [markdown.label(claim.cell), markdown.signed(difference)]
+        lines.append([*line, markdown.between(low, high), markdown.p_value(p)])
     header = ["transfer against regression on abnormality", "difference", "95 % CI", "p"]
     sections += [grid(header, lines), COMPARED]
     sections += ["## By subtype", estimates_grid(subtypes, str.capitalize), SUBTYPES]
@@ -207,16 +197,15 @@ def estimates_grid(rows: Mapping[str, Mapping[str, Estimate]], head: Callable[[s
 
 def stage(study: Study) -> Stage:
     """The row of the pipeline that makes tables/sheet.md and .json, of what makes Table 2."""
-    made_from: dict[str, None] = {}
+    about, made_from = stages.provenance(study), []
     for name in comparisons():
-        made_from |= dict.fromkeys(stages.table_stage(study, name).made_from)
+        made_from += stages.table_stage(study, name).made_from
 
     def make() -> dict[str, str]:
         mammograms, roles = stages.read_mammograms(study), read_split_csv(study.out / "split.csv")
-        sheet = table(study.out, mammograms, roles, stages.provenance(study))
+        sheet = table(study.out, mammograms, roles, about)
         return {"tables/sheet.md": sheet.markdown, "tables/sheet.json": sheet.json}
 
-    provenance = digest(stages.provenance(study))
-    settings = {"version": stages.VERSIONS["tables"], "provenance": provenance}
+    settings = {"version": stages.VERSIONS["tables"], "provenance": digest(about)}
     packages = ("numpy", "scikit-learn", "scipy")
-    return Stage("sheet", tuple(made_from), settings, make, packages, quick=True)
+    return Stage("sheet", tuple(dict.fromkeys(made_from)), settings, make, packages, quick=True)

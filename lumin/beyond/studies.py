@@ -10,18 +10,9 @@ from lumin.beyond import control, pictures, sensitivity
 from lumin.data.split import read_split_csv
 from lumin.errors import UserError
 from lumin.evaluation.markdown import Document
+from lumin.paper import silences
 from lumin.paper.published import TABLES
-from lumin.paper.silences import (
-    ALTERNATIVES,
-    COMPARED,
-    CONTROL,
-    OF_READING,
-    OF_RECIPE,
-    OF_STACK,
-    SOURCE,
-    SUBTYPE,
-    Alternative,
-)
+from lumin.paper.silences import ALTERNATIVES, COMPARED, Alternative
 from lumin.paper.stated import FOLDS
 from lumin.run import manifest, prepare, stages
 from lumin.run.learn import learn
@@ -81,11 +72,9 @@ def vary(base: Study, alternatives: Sequence[Alternative]) -> None:
     prepare.images_and_split(base)
     wanted = [alternative for alternative in alternatives if needs_training(base, alternative)]
     for alternative in alternatives:
-        if alternative.of == OF_STACK and alternative not in wanted:
-            base.screen.say(
-                f"{alternative.name}: left out, since {base.out} computes in "
-                f"{base.stack.precision} anyway."
-            )
+        if alternative.of == silences.OF_STACK and alternative not in wanted:
+            reason = f"{base.out} computes in {base.stack.precision} anyway"
+            base.screen.say(f"{alternative.name}: left out, since {reason}.")
     shared = [*COMPARED, *(a.changes["init"] for a in wanted if "init" in a.changes)]
     anew = [task for a in wanted for task in sensitivity.retrained_tasks(a)]
     base.screen.say(f"From scratch: {FOLDS * (len(shared) + len(anew))} trainings.")
@@ -98,9 +87,8 @@ def vary(base: Study, alternatives: Sequence[Alternative]) -> None:
 
 def needs_training(base: Study, alternative: Alternative) -> bool:
     """False where only the evaluation differs, or nothing would change here."""
-    if alternative.of == OF_READING:
-        return False
-    return alternative.changes.get("precision") != base.stack.precision
+    anyway = alternative.changes.get("precision") == base.stack.precision
+    return alternative.of != silences.OF_READING and not anyway
 
 
 def compared(base: Study) -> Document:
@@ -108,75 +96,59 @@ def compared(base: Study) -> Document:
     mammograms = stages.read_mammograms(base)
     scores, own = {sensitivity.AS_IT_IS: sensitivity.read(base.out, mammograms)}, {}
     for name, (_, alternative) in ALTERNATIVES.items():
-        if alternative.of == OF_READING:
+        if alternative.of == silences.OF_READING:
             scores[name] = sensitivity.tuned(base.out, scores[sensitivity.AS_IT_IS], mammograms)
         elif finished(base, alternative):
-            scores[name] = read(base, alternative)
+            study = alternative_study(base, alternative)
+            scores[name] = sensitivity.read(study.out, stages.read_mammograms(study))
             if "split" in alternative.changes:
-                own = read_split_csv(folder(base.out, alternative) / "split-mlmc.csv")
+                own = read_split_csv(study.out / "split-mlmc.csv")
     return sensitivity.sensitivity(scores, own, stages.provenance(base))
 
 
 def controlled(base: Study) -> Document:
     """Both luminal classifiers trained and judged on a permuted subtype -> control.md and .json."""
-    alternative = CONTROL.alternatives[0]
     prepare.images_and_split(base)
-    learn([base], SOURCE)
-    learn([branch(base, alternative)], SUBTYPE)
-    return control.control(read(base, alternative), stages.provenance(base))
-
-
-def read(base: Study, alternative: Alternative) -> sensitivity.Scores:
-    """What both luminal tasks of an alternative say of the test images."""
-    study = alternative_study(base, alternative)
-    return sensitivity.read(study.out, stages.read_mammograms(study))
+    learn([base], silences.SOURCE)
+    study = branch(base, silences.CONTROL.alternatives[0])
+    learn([study], silences.SUBTYPE)
+    scores = sensitivity.read(study.out, stages.read_mammograms(study))
+    return control.control(scores, stages.provenance(base))
 
 
 def finished(base: Study, alternative: Alternative) -> bool:
     """Are all its trainings there, with its settings, and as they would be made from here?"""
     study = alternative_study(base, alternative)
     recorded = manifest.read(study.out)
-    same = all(recorded["settings"].get(name) == value for name, value in study.settings.items())
-    if not (needs_training(base, alternative) and same and "split" in recorded["stages"]):
-        return False
-    return not stages.lacking(study, EVERY_FOLD)
+    same = study.settings.items() <= recorded["settings"].items()
+    begun = needs_training(base, alternative) and same and "split" in recorded["stages"]
+    return begun and not stages.lacking(study, EVERY_FOLD)
 
 
 def branch(base: Study, alternative: Alternative) -> Study:
-    """Its study, with its split, and what images and trainings it shares with `base`."""
-    study = begin_alternative(base, alternative)
-    prepare.images_and_split(study)
-    share_trainings(study, base.out)
-    return study
-
-
-def begin_alternative(base: Study, alternative: Alternative) -> Study:
-    """Its study, with the images of `base` linked into its folder unless it changes them.
+    """Its study, with its split, and what images and trainings it shares with `base`.
 
     Raises UserError where the folder was begun with other settings.
     """
     study = alternative_study(base, alternative)
     if not base.overwrite:
         manifest.check(study.out, study.settings, "Remove that folder, and run the same command.")
-    if alternative.changes.keys() & stages.IMAGE_CHOICES.keys():
-        return study
-    return share_images(study, base.out)
+    if not alternative.changes.keys() & stages.IMAGE_CHOICES.keys():
+        study = share_images(study, base.out)
+    prepare.images_and_split(study)
+    share_trainings(study, base.out)
+    return study
 
 
 def alternative_study(base: Study, alternative: Alternative) -> Study:
     """A study -> the same with one choice changed, in a folder of its own. Makes nothing."""
-    recipe, stack = base.recipe, base.stack
-    if alternative.of == OF_RECIPE:
-        recipe = replace(recipe, **alternative.changes)
-    if alternative.of == OF_STACK:
-        stack = replace(stack, **alternative.changes)
-    out, name = folder(base.out, alternative), alternative.name
-    return replace(base, out=out, recipe=recipe, stack=stack, alternative=name)
-
-
-def folder(out: Path, alternative: Alternative) -> Path:
-    """Where the study of an alternative lies."""
-    return out / "sensitivity" / alternative.name
+    out, name = base.out / "sensitivity" / alternative.name, alternative.name
+    study = replace(base, out=out, alternative=name)
+    if alternative.of == silences.OF_RECIPE:
+        return replace(study, recipe=replace(base.recipe, **alternative.changes))
+    if alternative.of == silences.OF_STACK:
+        return replace(study, stack=replace(base.stack, **alternative.changes))
+    return study
 
 
 # ---- what two folders have in common -------------------------------------------------------------
@@ -206,7 +178,6 @@ def share_trainings(study: Study, source: Path) -> None:
         manifest.claim(study.out, study.settings)
         for one in stages.trainings(study, EVERY_FOLD):  # MLMC first: transfer starts from it
             here = all((study.out / name).exists() for name in one.made_from)
-            if not (here and one.stale()):
-                continue
-            if theirs.get(one.name, {}).get("inputs") == one.stage().inputs(study.out):
+            recorded = theirs.get(one.name, {}).get("inputs")
+            if here and one.stale() and recorded == one.stage().inputs(study.out):
                 manifest.adopt(study.out, source, one.name)

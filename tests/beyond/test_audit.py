@@ -285,7 +285,7 @@ def test_summary_tests_equal_tests_on_values():
     [
         ((0.9, 0.5), (0.01, 0.01), audit.FOLLOWS),
         ((0.62, 0.6), (0.01, 0.01), audit.NOT),
-        ((0.5, 0.9), (0.01, 0.01), f"{audit.NOT}: the difference is not positive"),
+        ((0.5, 0.9), (0.01, 0.01), audit.NOT),
         # One SD far larger: Student keeps 8 degrees of freedom, Welch falls to about 4.
         ((0.8, 0.6), (0.001, 0.05), f"{audit.DEPENDS}: it follows by Student's test only"),
     ],
@@ -338,9 +338,8 @@ def test_the_correlation_that_a_paired_test_needs():
     [
         (Cell(0.9, 0.01), Cell(0.5, 0.01), f"{audit.FOLLOWS}, whatever the pairing of the folds"),
         (Cell(0.62, 0.01), Cell(0.6, 0.05), f"{audit.NOT}, whatever the pairing of the folds"),
-        (Cell(0.6, 0.01), Cell(0.6, 0.05), f"{audit.NOT}: the difference is not positive"),
-        (Cell(0.62, 0.0), Cell(0.6, 0.05), f"{audit.NOT}, whatever the pairing of the folds"),
-        (Cell(0.62, 0.0), Cell(0.6, 0.0), f"{audit.FOLLOWS}, whatever the pairing of the folds"),
+        (Cell(0.6, 0.01), Cell(0.6, 0.05), f"{audit.NOT}, whatever the pairing of the folds"),
+        (Cell(0.5, 0.01), Cell(0.9, 0.01), f"{audit.NOT}, whatever the pairing of the folds"),
     ],
 )
 def test_verdicts_of_the_paired_test(first, second, verdict):
@@ -349,7 +348,7 @@ def test_verdicts_of_the_paired_test(first, second, verdict):
 
 def test_equal_sds_leave_the_paired_t_unbounded_and_json_says_null():
     row = audit.paired(Cell(0.7, 0.02), Cell(0.6, 0.02), "")
-    assert "t = unbounded, p = 0 (correlation 1)" in row.computed
+    assert "t = inf, p = 0 (correlation 1)" in row.computed
     assert json.loads(audit.as_json([row]))[0]["figures"]["t at 1"] is None
 
 
@@ -456,11 +455,6 @@ def test_a_detectable_difference_solves_its_equation(correlation):
     first, second = exponential_error(0.6688, 50, 19), exponential_error(0.6688 - gap, 50, 19)
     spread = math.sqrt(first**2 + second**2 - 2 * correlation * first * second)
     assert gap == pytest.approx(2.8 * spread, rel=1e-6)
-
-
-def test_no_difference_is_detectable_where_the_auc_itself_is_too_small():
-    assert audit.detectable(0.3, 5, 5, 0.0, 5.0) is None
-    assert audit.number(None) == "none"
 
 
 def empirical_auc(luminal, other):

@@ -12,7 +12,6 @@ from scipy.stats import f_oneway, ttest_1samp
 from lumin.beyond import pictures, replication
 from lumin.beyond.replication import (
     LEVELS,
-    difference_parts,
     one_way,
     parse_seeds,
     parts,
@@ -94,39 +93,38 @@ def test_a_backward_or_boundless_range_is_refused(text):
 
 def test_percentile_by_hand():
     """Of four seeds two lie below .525; one lies below .52 and one equals it: 1.5 of 4."""
-    values = [0.54, 0.51, 0.53, 0.52]
-    assert spread(values, 0.525) == (4, pytest.approx(0.525), 0.51, 0.54, 0.525, 50.0)
-    assert spread(values, 0.52).percentile == 37.5
-    assert spread(values, 0.50).percentile == 0
-    assert spread(values, 0.55).percentile == 100
-    assert spread(values, None).percentile is None
+    values = np.array([0.54, 0.51, 0.53, 0.52])
+    found = tuple(spread(values, 0.525).values())
+    assert found == (4, pytest.approx(0.525), 0.51, 0.54, 0.525, 50.0)
+    assert spread(values, 0.52)["percentile"] == 37.5
+    assert spread(values, 0.50)["percentile"] == 0
+    assert spread(values, 0.55)["percentile"] == 100
+    assert spread(values, None)["percentile"] is None
 
 
 def test_a_seed_equal_to_the_printed_digits_is_equal():
     """.21394 is printed .2139, and .21395 .2140."""
-    assert spread([0.21394], 0.2139).percentile == 50
-    assert spread([0.213951], 0.2139).percentile == 0
+    assert spread(np.array([0.21394]), 0.2139)["percentile"] == 50
+    assert spread(np.array([0.213951]), 0.2139)["percentile"] == 0
 
 
 def test_an_undefined_seed_does_not_count():
-    found = spread([np.nan, 0.4, 0.6], 0.5)
-    assert (found.seeds, found.median, found.percentile) == (2, 0.5, 50)
-    nothing = spread([np.nan], 0.5)
-    assert nothing.seeds == 0
-    assert np.isnan(nothing.median)
-    assert nothing.percentile is None
+    found = spread(np.array([np.nan, 0.4, 0.6]), 0.5)
+    assert (found["seeds"], found["median"], found["percentile"]) == (2, 0.5, 50)
+    nothing = spread(np.array([np.nan]), 0.5)
+    assert nothing["seeds"] == 0
+    assert np.isnan(nothing["median"])
+    assert nothing["percentile"] is None
 
 
 def test_published_differences_have_four_decimals():
     """Transfer against baseline in AUC: .6688 - .5358; no AUC of the abnormality tasks is
     printed.
     """
-    assert (
-        replication.published_difference("auc subtype", "luminal-transfer", "luminal-baseline")
-        == 0.133
-    )
-    assert replication.published_difference("mass", "mlmc", "mass-calc") == 0.0005
-    assert replication.published_difference("auc findings", "mlmc", "mass-calc") is None
+    lead = replication.published("auc subtype", "luminal-transfer", "luminal-baseline")
+    assert lead == 0.133
+    assert replication.published("mass", "mlmc", "mass-calc") == 0.0005
+    assert replication.published("auc findings", "mlmc", "mass-calc") is None
 
 
 # ---- variance ------------------------------------------------------------------------------------
@@ -175,7 +173,7 @@ def test_variance_parts_find_what_was_put_in():
     ours = 2 * rng.normal(size=(4000, 1)) + fold + 0.5 * rng.normal(size=(4000, 5))
     partner = 3 * rng.normal(size=(4000, 1)) + fold + rng.normal(size=(4000, 5))
     np.testing.assert_allclose(parts(ours, partner), (4, 1, 0.25), rtol=0.06)
-    seed, shared, rest = difference_parts(ours - partner)
+    seed, shared, rest = parts(ours - partner, np.zeros_like(ours))
     np.testing.assert_allclose((seed, rest), (13, 1.25), rtol=0.06)
     assert shared == 0
 
@@ -184,7 +182,7 @@ def test_one_seed_or_an_undefined_one_has_no_variance():
     assert np.isnan(parts(TWO[:1], TWO[:1])).all()
     with_gap = np.vstack([TWO, [np.nan, 1.0]])
     assert parts(with_gap, with_gap) == parts(TWO, TWO)
-    assert np.isnan(difference_parts(TWO[:1])).all()
+    assert np.isnan(parts(TWO[:1], np.zeros_like(TWO[:1]))).all()
 
 
 # ---- the table -----------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Rules of the clinical sheet against scikit-learn; parts of the test set by hand; the table."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from conftest import grids
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
+from studies import record
 
 from lumin.beyond import sheet
 from lumin.beyond.sheet import leaning, part, sheet_rules, within_d1
@@ -28,23 +28,6 @@ BY_NAME = {group.name: group for group in (FINDINGS, PATHOLOGY, SUBTYPE)}
 ABOUT = Provenance("made up", 0, "0" * 64, [])
 
 
-def image(
-    patient, view="CC", laterality="L", abnormality="mass", malignant=1, luminal=None, age="50"
-):
-    return SimpleNamespace(
-        image=f"{patient}.{laterality}.{view}",
-        patient=patient,
-        laterality=laterality,
-        view=view,
-        age=age,
-        calcification=int(abnormality != "mass"),
-        mass=int(abnormality != "calcification"),
-        malignant=malignant,
-        luminal=luminal,
-        group=patient,
-    )
-
-
 # ---- the rules -----------------------------------------------------------------------------------
 
 
@@ -59,10 +42,9 @@ def cohort(seed=0, patients=90):
         luminal = int(rng.random() < 0.7) if malignant and rng.random() < 0.8 else None
         patient = f"D{1 + (luminal is not None)}-{i:04d}"
         roles[patient] = ("test", "fold0", "fold1", "fold2", "fold3", "fold4")[i % 6]
-        kind = ("mass", "calcification", "both")[rng.integers(3)]
-        images += [
-            image(patient, view, "L", kind, malignant, luminal, str(age)) for view in ("CC", "MLO")
-        ]
+        findings = ((0, 1), (1, 0), (1, 1))[rng.integers(3)]
+        about = "L", *findings, malignant, luminal, str(age)
+        images += [record(patient, view, *about) for view in ("CC", "MLO")]
     return images, roles
 
 
@@ -124,9 +106,9 @@ def test_no_rule_sees_the_test_patients():
     """Other labels and ages of the test patients, the same rule."""
     images, roles = cohort()
     before = sheet_rules(BY_NAME["pathology"], images, roles)["abnormality"]
-    for m in images:
+    for i, m in enumerate(images):
         if roles[m.patient] == "test":
-            m.malignant, m.age = 1 - m.malignant, "99"
+            images[i] = m._replace(malignant=1 - m.malignant, age="99")
     after = sheet_rules(BY_NAME["pathology"], images, roles)["abnormality"]
     assert before.scores["malignant"].tolist() == after.scores["malignant"].tolist()
 
@@ -149,7 +131,7 @@ def test_rules_draw_the_classes_as_the_networks_do():
 
 def luminal(patients, scores):
     """Images of the patients, all luminal, as five models score them."""
-    images = [image(p, v, luminal=1) for p, v in zip(patients, "ABCDEFGH", strict=False)]
+    images = [record(p, v, luminal=1) for p, v in zip(patients, "ABCDEFGH", strict=False)]
     return scored(SUBTYPE, images, {"luminal": np.tile(np.array(scores, float), (5, 1))})
 
 
@@ -176,7 +158,7 @@ def test_the_interval_of_a_leaning_is_scipys_bootstrap_of_patients():
     """Two alike images a patient: by image the interval would be narrower by the root of two."""
     rng = np.random.default_rng(0)
     patients, scores = np.repeat(np.arange(40), 2), np.repeat(rng.random(40), 2)
-    images = [image(f"{p:02}", str(i), luminal=1) for i, p in enumerate(patients)]
+    images = [record(f"{p:02}", str(i), luminal=1) for i, p in enumerate(patients)]
     found = leaning(scored(SUBTYPE, images, {"luminal": np.tile(scores, (5, 1))}), 0)
     by_patient = scores.reshape(40, 2).mean(1)
     wanted = stats.bootstrap(
@@ -192,7 +174,7 @@ def test_the_interval_of_a_leaning_covers():
     rng, covered = np.random.default_rng(1), 0
     for draw in range(1000):
         latent = np.repeat(rng.normal(0.2, 1, 35), 2) + rng.normal(0, 0.5, 70)
-        images = [image(f"{i // 2:02}", str(i), luminal=1) for i in range(70)]
+        images = [record(f"{i // 2:02}", str(i), luminal=1) for i in range(70)]
         one = scored(SUBTYPE, images, {"luminal": np.tile(stats.norm.cdf(latent), (5, 1))})
         truth = stats.norm.cdf(0.2 / np.sqrt(1 + 0.25))  # P(latent > 0)
         called = leaning(one, draw)["called luminal"]
@@ -241,7 +223,8 @@ def table(tmp_path, monkeypatch):
             path.write_text("\n".join(lines) + "\n")
     for i, m in enumerate(images):
         kinds = ("HER2-enriched", "triple negative"), ("Luminal A", "Luminal B")
-        m.subtype = "" if m.luminal is None else kinds[m.luminal][i // 12 % 2]
+        if m.luminal is not None:
+            images[i] = m._replace(subtype=kinds[m.luminal][i // 12 % 2])
     return sheet.table(tmp_path, images, roles, ABOUT), images, roles, tmp_path
 
 

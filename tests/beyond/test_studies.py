@@ -206,9 +206,7 @@ def usual(begun):
     ],
 )
 def test_a_training_is_shared_only_where_it_was_made_from_the_same(usual, name, shared):
-    one = studies.begin_alternative(usual, silences.ALTERNATIVES[name][1])
-    divide(one)
-    studies.share_trainings(one, usual.out)
+    one = studies.branch(usual, silences.ALTERNATIVES[name][1])
     ours, theirs = manifest.read(one.out)["stages"], manifest.read(usual.out)["stages"]
     taken = {stage for stage in ours if stage.startswith("train/")}
     assert taken == {f"train/{task}/fold{fold}" for task in shared for fold in range(5)}

@@ -1,11 +1,10 @@
 """Cells of Table 2 by hand and against scikit-learn; is one classifier better?"""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import scipy.stats
 from sklearn.metrics import brier_score_loss, f1_score, recall_score, roc_auc_score
+from studies import record
 
 from lumin.evaluation import cells, inference
 from lumin.evaluation.cells import cell, compare, estimates
@@ -26,23 +25,6 @@ def few(monkeypatch):
     """Draws enough for a test."""
     monkeypatch.setattr(cells, "DRAWS", 200)
     monkeypatch.setattr(cells, "PERMUTATIONS", 499)
-
-
-def image(
-    patient, view="CC", laterality="L", abnormality="mass", malignant=1, luminal=None, age="50"
-):
-    return SimpleNamespace(
-        image=f"{patient}.{laterality}.{view}",
-        patient=patient,
-        laterality=laterality,
-        view=view,
-        age=age,
-        calcification=int(abnormality != "mass"),
-        mass=int(abnormality != "calcification"),
-        malignant=malignant,
-        luminal=luminal,
-        group=patient,
-    )
 
 
 def judged(group, positive, scores, first=None):
@@ -154,11 +136,11 @@ def test_weights_of_one_change_no_cell(group):
 # ---- from files ----------------------------------------------------------------------------------
 
 IMAGES = [
-    image("D1-0001", "CC", abnormality="calcification", malignant=0),
-    image("D1-0001", "MLO", abnormality="calcification", malignant=0),
-    image("D2-0002", "CC", abnormality="both", luminal=1),
-    image("D2-0002", "MLO", abnormality="both", luminal=1),
-    image("D2-0003", "CC", "R", luminal=0),
+    record("D1-0001", "CC", calcification=1, mass=0, malignant=0),
+    record("D1-0001", "MLO", calcification=1, mass=0, malignant=0),
+    record("D2-0002", "CC", calcification=1, luminal=1),
+    record("D2-0002", "MLO", calcification=1, luminal=1),
+    record("D2-0003", "CC", "R", luminal=0),
 ]
 
 
@@ -214,13 +196,10 @@ def test_a_luminal_task_is_read(tmp_path):
 def test_patients_with_an_identical_image_are_one_patient(tmp_path, few):
     """Every patient's images come a second time under another PatientID, and add nothing."""
     rng, said = np.random.default_rng(0), {}
-    originals = [
-        image(f"D1-{i // 2:04}", "CM"[i % 2], luminal=i // 2 % 3 % 2, malignant=1)
-        for i in range(60)
-    ]
-    copies = [image("D2" + m.patient[2:], m.view, luminal=m.luminal) for m in originals]
-    for original, copy in zip(originals, copies, strict=True):
-        copy.group = original.group
+    originals = [record(f"D1-{i // 2:04}", "CM"[i % 2], luminal=i // 2 % 3 % 2) for i in range(60)]
+    copies = []
+    for m in originals:
+        copies.append(m._replace(image=f"copy {m.image}", patient=m.patient.replace("D1", "D2")))
     for name, images in (("once", originals), ("twice", originals + copies)):
         both = []
         for task in ("luminal-transfer", "luminal-baseline"):

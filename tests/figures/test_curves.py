@@ -7,10 +7,12 @@ import math
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import studies
 from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -29,22 +31,7 @@ def coarse(monkeypatch):
     monkeypatch.setattr(style, "DPI", 40)
 
 
-def record(
-    patient, view, laterality="L", age="58", calcification=1, mass=1, malignant=1, luminal=1
-):
-    return Mammogram(
-        image=f"{patient}.{laterality}.{view}",
-        patient=patient,
-        laterality=laterality,
-        view=view,
-        age=age,
-        calcification=calcification,
-        mass=mass,
-        malignant=malignant,
-        subtype={None: "", 0: "HER2-enriched", 1: "Luminal A"}[luminal],
-        luminal=luminal,
-        group=patient,
-    )
+record = partial(studies.record, calcification=1, luminal=1, age="58")
 
 
 @pytest.fixture
