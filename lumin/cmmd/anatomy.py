@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from lumin import exact
 
@@ -48,12 +49,13 @@ class Anatomy(NamedTuple):
     a: float  # half height of the breast
     b: float  # its depth
     nipple: float  # how far it stands out
+    view: str
     lesions: list[tuple[str, float, float, float]]  # kind, y and x from nipple and wall, radius
     both: Generator  # goes on with what both views share
     one: Generator  # goes on with what this view has alone
 
 
-def tiles(factor: int, seed: int) -> np.ndarray:
+def tiles(factor: int, seed: int) -> NDArray:
     """(TILES, n, n) periodic Gaussian textures, power ~ 1/f^3 from 2.5 cycles per tile, SD about 1.
 
     The frequencies that a demo pixel can show are the same at every scale.
@@ -88,10 +90,10 @@ def anatomy(breast: Breast, view: str, size: str, seed: int) -> Anatomy:
         y, x = y + aside[0] * radius, x + aside[1] * radius
     if finding and finding.cluster:
         lesions.append(("calcification", y, x, CLUSTERS[finding.cluster]))
-    return Anatomy(centre, a, b, both.uniform(2, 12), lesions, both, one)
+    return Anatomy(centre, a, b, both.uniform(2, 12), view, lesions, both, one)
 
 
-def render(breast: Breast, view: str, size: str, seed: int, textures: np.ndarray) -> np.ndarray:
+def render(breast: Breast, view: str, size: str, seed: int, textures: NDArray) -> NDArray:
     """One mammogram, (2294, 1914) or an eighth of it a side, uint8; the background is exactly 0."""
     factor = SIZES[size][0]
     px = SPACING * factor
@@ -102,15 +104,15 @@ def render(breast: Breast, view: str, size: str, seed: int, textures: np.ndarray
     y = ((np.arange(len(image)) + 0.5) * px - body.centre)[:, None]
     x = (np.arange(min(image.shape[1], int((body.b + body.nipple) / px) + 1)) + 0.5) * px
 
-    deep, nipple = skin(body, y, x, view)
-    v = tissue(body, person, y, x, view, textures, factor)
+    deep, nipple = skin(body, y, x)
+    v = tissue(body, person, y, x, textures)
     v *= 1 - np.exp(-(deep + 0.8) / person.uniform(6, 14))  # thinner towards the skin
     v = np.maximum(v, nipple * person.uniform(40, 110))
     add_folds(v, body, y, x)
     limit = body.one.uniform(25, 80)  # of the film, above 180
     for kind, at_y, at_x, radius in body.lesions:
         lesion = mass if kind == "mass" else specks
-        v += lesion(y[:, 0] - at_y, x - at_x, radius, breast.finding, body.both, body.one)
+        v += lesion(y[:, 0] - at_y, x - at_x, radius, breast.finding, body)
     v += noise.standard_normal(v.shape) * (1 + 0.02 * v)
     v = np.where(v > 180, 180 + limit * (1 - np.exp(-np.maximum(v - 180, 0) / limit)), v)
 
@@ -124,40 +126,32 @@ def generator(*key: object) -> Generator:
     return np.random.default_rng(exact.seed(*key))
 
 
-def skin(body: Anatomy, y: np.ndarray, x: np.ndarray, view: str) -> tuple[np.ndarray, np.ndarray]:
+def skin(body: Anatomy, y: NDArray, x: NDArray) -> tuple[NDArray, NDArray]:
     """(H, W) depth under the skin, mm, 0 outside; (H, W) the nipple in profile, 0 to 1."""
-    above, below = (1.75 * body.a, 0.92 * body.a) if view == "MLO" else (body.a, body.a)
-    p = np.where(y < 0, 1.7, 2.0) if view == "MLO" else np.full_like(y, 1.95)
+    above, below = (1.75 * body.a, 0.92 * body.a) if body.view == "MLO" else (body.a, body.a)
+    p = np.where(y < 0, 1.7, 2.0) if body.view == "MLO" else np.full_like(y, 1.95)
     vertical = np.abs(y) / np.where(y < 0, above, below)
     q = (vertical**p + (x / body.b) ** p) ** (1 / p)  # 1 on the skin
     bulge = (y / 5) ** 2 + ((x - body.b) / body.nipple) ** 2
     return np.maximum(np.hypot(y, x) * (1 / q - 1), 0), np.sqrt(np.maximum(1 - bulge, 0))
 
 
-def tissue(
-    body: Anatomy,
-    person: Generator,
-    y: np.ndarray,
-    x: np.ndarray,
-    view: str,
-    textures: np.ndarray,
-    factor: int,
-) -> np.ndarray:
+def tissue(body: Anatomy, person: Generator, y: NDArray, x: NDArray, textures: NDArray) -> NDArray:
     """(H, W) grey levels of fat, gland and, in MLO, the pectoral muscle."""
     density, fat = person.normal(0, 0.5), 41 * np.exp(0.24 * person.standard_normal())
     glandular = 72 * np.exp(0.25 * person.standard_normal())
-    shape, detail = (texture(textures, body.both, y, x, factor) for _ in range(2))
+    shape, detail = (texture(textures, body.both, y, x) for _ in range(2))
     e = (y / (0.6 * body.a)) ** 2 + ((x - 0.55 * body.b) / (0.5 * body.b)) ** 2
     gland = 1 / (1 + np.exp(-2.4 * (0.6 + density + 0.75 * shape - e)))
     strands = 0.7 * detail + 0.8 * np.exp(-((detail / 0.16) ** 2))
     v = fat + glandular * gland * (1 + 0.3 * strands) + 6 * strands
-    if view == "MLO":
+    if body.view == "MLO":
         wedge = body.one.uniform(32, 46) * (1 - (y + body.centre) / body.one.uniform(75, 110)) - x
         v += glandular * (0.6 - 0.4 * gland) / (1 + np.exp(-np.clip(wedge / 3, -50, 50)))
     return v
 
 
-def add_folds(v: np.ndarray, body: Anatomy, y: np.ndarray, x: np.ndarray) -> None:
+def add_folds(v: NDArray, body: Anatomy, y: NDArray, x: NDArray) -> None:
     """Add skin folds above and below, whatever the label.
 
     Without them the brightest pixel would tell calcification.
@@ -170,15 +164,13 @@ def add_folds(v: np.ndarray, body: Anatomy, y: np.ndarray, x: np.ndarray) -> Non
         v[:, near] += 260 * np.exp(-(across**2) - (x[near] / length) ** 2)
 
 
-def texture(
-    textures: np.ndarray, rng: Generator, y: np.ndarray, x: np.ndarray, factor: int
-) -> np.ndarray:
+def texture(textures: NDArray, rng: Generator, y: NDArray, x: NDArray) -> NDArray:
     """(H, W) of a tile, rolled, flipped, transposed and stretched towards the nipple.
 
     One place in the body is one place in the tile, at every scale.
     """
     tile, transposed = textures[rng.integers(TILES)], rng.random() < 0.5
-    flips, rolls = rng.choice((-1, 1), 2), (rng.random(2) * TILE).astype(int) * 8 // factor
+    flips, rolls = rng.choice((-1, 1), 2), (rng.random(2) * TILE).astype(int) * len(tile) // TILE
     rows = flips[0] * (3 * np.arange(len(y)) // 2) + rolls[0]
     columns = flips[1] * np.arange(len(x)) + rolls[1]
     return (tile.T if transposed else tile)[np.ix_(rows % len(tile), columns % len(tile))]
@@ -187,11 +179,10 @@ def texture(
 # ---- lesions: y (H,) and x (W,) in mm from the lesion's centre -----------------------------------
 
 
-def mass(
-    y: np.ndarray, x: np.ndarray, radius: float, finding: Finding, both: Generator, one: Generator
-) -> np.ndarray:
+def mass(y: NDArray, x: NDArray, radius: float, finding: Finding, body: Anatomy) -> NDArray:
     """(H, W) grey levels: a sharp ellipsoid, or a denser lobulated core with tapered spicules."""
-    density, turn = both.random(), one.uniform(0, 2 * np.pi)
+    both, turn = body.both, body.one.uniform(0, 2 * np.pi)
+    density = both.random()
     if finding.margin == "circumscribed":
         return (70 + 35 * density) * ellipsoid(y, x, radius, both.uniform(0.72, 1), turn)
     layer = core(y, x, radius, turn, both.uniform(0, 2 * np.pi, 2))
@@ -205,9 +196,7 @@ def mass(
     return (90 + 40 * density) * layer
 
 
-def ellipsoid(
-    y: np.ndarray, x: np.ndarray, radius: float, squeeze: float, turn: float
-) -> np.ndarray:
+def ellipsoid(y: NDArray, x: NDArray, radius: float, squeeze: float, turn: float) -> NDArray:
     """(H, W) from 0 to 1, with a sharp edge."""
     y = y[:, None]
     along, across = y * np.cos(turn) + x * np.sin(turn), x * np.cos(turn) - y * np.sin(turn)
@@ -215,7 +204,7 @@ def ellipsoid(
     return np.clip((1 - r) * radius / 0.8 + 0.5, 0, 1) * np.sqrt(1 - 0.75 * np.minimum(r, 1) ** 2)
 
 
-def core(y: np.ndarray, x: np.ndarray, radius: float, turn: float, lobes: np.ndarray) -> np.ndarray:
+def core(y: NDArray, x: NDArray, radius: float, turn: float, lobes: NDArray) -> NDArray:
     """(H, W) from 0 to 1, with lobes."""
     y = y[:, None]
     angle = np.arctan2(y, x) + turn
@@ -223,7 +212,7 @@ def core(y: np.ndarray, x: np.ndarray, radius: float, turn: float, lobes: np.nda
     return np.exp(-((np.hypot(y, x) / (0.45 * radius * lobulation)) ** 4))
 
 
-def spicule(y: np.ndarray, x: np.ndarray, angle: float, length: float, bend: float) -> np.ndarray:
+def spicule(y: NDArray, x: NDArray, angle: float, length: float, bend: float) -> NDArray:
     """(H, W) from 0 to 0.9: a bent ridge from the centre that tapers off."""
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     left = np.clip(1 - along / length, 0, 1)  # share of its length still to come
@@ -231,21 +220,19 @@ def spicule(y: np.ndarray, x: np.ndarray, angle: float, length: float, bend: flo
     return 0.9 * np.minimum(2 * left, 1) * ridge
 
 
-def specks(
-    y: np.ndarray, x: np.ndarray, radius: float, finding: Finding, both: Generator, one: Generator
-) -> np.ndarray:
+def specks(y: NDArray, x: NDArray, radius: float, finding: Finding, body: Anatomy) -> NDArray:
     """(H, W) grey levels of calcifications: many fine ones close together, or a few coarse ones."""
     low, high, sigma, level = (30, 50, 0.6, 210) if finding.cluster == "fine" else (5, 10, 1.2, 150)
-    n = both.integers(low, high)
+    n = body.both.integers(low, high)
     layer = np.zeros((len(y), len(x)))
-    for at in one.normal(0, radius / 2, (n, 2)).clip(-radius, radius):
+    for at in body.one.normal(0, radius / 2, (n, 2)).clip(-radius, radius):
         box, yy, xx = within(y, x, at, (4 * sigma, 4 * sigma))
         speck = np.exp(-((yy - at[0]) ** 2 + (xx - at[1]) ** 2) / (2 * sigma**2))
         layer[box] = np.maximum(layer[box], speck)
     return level * layer
 
 
-def within(y: np.ndarray, x: np.ndarray, at: Sequence[float], reach: Sequence[float]) -> tuple:
+def within(y: NDArray, x: NDArray, at: Sequence[float], reach: Sequence[float]) -> tuple:
     """The rows and columns within `reach` mm of a point, and their y (H, 1) and x (W,)."""
     rows = slice(*np.searchsorted(y, (at[0] - reach[0], at[0] + reach[0])))
     columns = slice(*np.searchsorted(x, (at[1] - reach[1], at[1] + reach[1])))

@@ -24,7 +24,7 @@ TOTALS = {
 }
 
 
-def download_sheet(folder: Path, url: str | None = None) -> Path:
+def download_sheet(folder: Path) -> Path:
     """Data folder -> its clinical sheet, checked; downloaded from TCIA if it is missing."""
     path = folder / SHEET
     if path.exists():
@@ -36,19 +36,18 @@ def download_sheet(folder: Path, url: str | None = None) -> Path:
     with contextlib.suppress(UserError):
         return find_sheet(folder)  # the user's own
     reasons = []
-    for address in [url] if url else URLS:
+    for address in URLS:
         try:
             reach(address)
             with urllib.request.urlopen(address, timeout=10) as answer:
                 content = answer.read()
+            problem = flaw(content)
         except (OSError, http.client.HTTPException) as error:
-            reasons.append(f"{address}: {error}")
-            continue
-        problem = flaw(content)
+            problem = str(error)
         if not problem:
             exact.write(path, content)
             return path
-        reasons.append(f"{address} is not CMMD's clinical sheet: {problem}.")
+        reasons.append(f"{address}: {problem}")
     source = "https://doi.org/10.7937/tcia.eqde-4b16"
     advice = f"Download {SHEET} by hand from {source} into {folder}, or use --sheet PATH."
     raise UserError(f"The clinical sheet could not be downloaded. {advice}", DATA, reasons)

@@ -60,25 +60,18 @@ def read() -> list[Correction]:
         return [Correction(**row) for row in csv.DictReader(file)]
 
 
-def correct(headers: Sequence[Header], breasts: Labels) -> tuple[list[Header], Labels, list[str]]:
-    """Apply corrections.csv to all headers and labelled breasts; see `apply`."""
-    return apply(headers, breasts, read())
-
-
-def apply(
-    headers: Sequence[Header], breasts: Labels, rows: Sequence[Correction]
+def correct(
+    headers: Sequence[Header], breasts: Labels, rows: Sequence[Correction] | None = None
 ) -> tuple[list[Header], Labels, list[str]]:
     """Headers, labelled or not, and labelled breasts -> the same, corrected, and a note per row.
 
     Images keep their order; only the `laterality` of an image or a breast changes. Raises UserError
-    that names every correction whose image or breast is missing.
+    that names every correction whose image or breast is missing. Without `rows`, those of the file.
     """
+    rows = read() if rows is None else rows
     images = Counter((header.patient, header.laterality, header.view) for header in headers)
-    problems = []
-    for row in rows:
-        problem = misfit(row, images, breasts)
-        if problem:
-            problems.append(f"{row.place}: {problem}")
+    misfits = {row: misfit(row, images, breasts) for row in rows}
+    problems = [f"{row.place}: {problem}" for row, problem in misfits.items() if problem]
     if problems:
         raise UserError(
             f"{len(problems)} of {len(rows)} corrections do not fit these images. They are for the"
@@ -86,9 +79,7 @@ def apply(
             DATA,
             problems,
         )
-    keys = {action: {row.key for row in rows if row.action == action} for action in DONE}
-    kept = correct_images(headers, keys["flip_side"], keys["drop"])
-    return kept, move_labels(breasts, keys["other_side"]), [note(row) for row in rows]
+    return correct_images(headers, rows), move_labels(breasts, rows), [note(row) for row in rows]
 
 
 def misfit(row: Correction, images: Counter, breasts: Labels) -> str:
@@ -105,25 +96,26 @@ def misfit(row: Correction, images: Counter, breasts: Labels) -> str:
     return f"the other breast lacks {' and '.join(missing)}" if missing else ""
 
 
-def correct_images(headers: Sequence[Header], flipped: set[Key], dropped: set[Key]) -> list[Header]:
+def correct_images(headers: Sequence[Header], rows: Sequence[Correction]) -> list[Header]:
     """Headers -> those to keep, each with the side that it shows."""
-    kept = []
+    actions, kept = {row.key: row.action for row in rows}, []
     for header in headers:
-        key = header.patient, header.laterality, header.view
-        if key in flipped:
+        action = actions.get((header.patient, header.laterality, header.view))
+        if action == "flip_side":
             header = header._replace(laterality=OTHER[header.laterality])
-        if key not in dropped:
+        if action != "drop":
             kept.append(header)
     return kept
 
 
-def move_labels(breasts: Labels, moved: set[Key]) -> Labels:
+def move_labels(breasts: Labels, rows: Sequence[Correction]) -> Labels:
     """Labelled breasts -> the same, the moved ones on the other side."""
-    corrected = {}
-    for breast in breasts.values():
-        if (breast.patient, breast.laterality, "") in moved:
-            breast = breast._replace(laterality=OTHER[breast.laterality])
-        corrected[breast.patient, breast.laterality] = breast
+    corrected = dict(breasts)
+    for row in rows:
+        if row.action == "other_side":
+            other = OTHER[row.laterality]
+            breast = corrected.pop((row.patient, row.laterality))
+            corrected[row.patient, other] = breast._replace(laterality=other)
     return corrected
 
 

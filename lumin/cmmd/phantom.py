@@ -10,7 +10,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 
@@ -18,10 +18,12 @@ import numpy as np
 import openpyxl
 import pydicom
 from joblib import Parallel, delayed
+from numpy.typing import NDArray
 
 from lumin import exact
 from lumin.cmmd.anatomy import COLUMNS, SIZES, SPACING, anatomy, render, tiles
 from lumin.cmmd.patients import Cohort, Image, cohort, uid
+from lumin.data.mammogram import Progress, silent
 from lumin.errors import UserError
 
 RECIPE = 2  # raised by hand when the same seed would give other bytes
@@ -54,7 +56,7 @@ TAGS = {  # the same in every file, and CMMD's except where they say that this i
 # ---- files ---------------------------------------------------------------------------------------
 
 
-def dicom_of(image: Image, pixels: np.ndarray, px: float) -> bytes:
+def dicom_of(image: Image, pixels: NDArray, px: float) -> bytes:
     """(H, W) uint8 and mm per pixel -> a file like CMMD's.
 
     The side is only in ImageLaterality, the view only in ViewCodeSequence.
@@ -133,25 +135,21 @@ def lesions_of(images: Sequence[Image], size: str, seed: int) -> bytes:
     return file.getvalue()
 
 
-def draw(folder: Path, images: list[Image], size: str, seed: int, textures: np.ndarray) -> int:
-    """Write what is missing of one patient's files -> how many files the patient has."""
-    for image in images:
-        if not (folder / image.path).exists():
-            pixels = render(image.drawn, image.view, size, seed, textures)
-            file = dicom_of(image, pixels, SPACING * SIZES[size][0])
-            put(folder / image.path, file)
-    return len(images)
+def draw(folder: Path, images: list[Image], size: str, seed: int, textures: NDArray) -> int:
+    """Write what is missing of one patient's files, each whole -> how many the patient has.
 
-
-def put(path: Path, content: bytes) -> None:
-    """Write a whole file or none; unlike exact.write, without waiting for the disk.
-
-    A file that a power failure cut short has the wrong size, which `complete` notices.
+    Unlike exact.write, it does not wait for the disk: a file that a power failure cut short has
+    the wrong size, which `complete` notices.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.new.part")
-    part.write_bytes(content)
-    part.replace(path)
+    for image in images:
+        path = folder / image.path
+        if not path.exists():
+            pixels = render(image.drawn, image.view, size, seed, textures)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f".{path.name}.part")
+            part.write_bytes(dicom_of(image, pixels, SPACING * SIZES[size][0]))
+            part.replace(path)
+    return len(images)
 
 
 def write(
@@ -160,7 +158,7 @@ def write(
     seed: int,
     patients: int | None = None,
     jobs: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> None:
     """Write the cohort, or its first `patients` patients: the same bytes everywhere.
 
@@ -170,51 +168,50 @@ def write(
     if size not in SIZES:
         sizes = " or --size ".join(SIZES)
         raise UserError(f"There is no synthetic cohort of size {size!r}. Use --size {sizes}.")
-    whole, folder = cohort(size, seed), Path(folder)
+    whole = cohort(size, seed)
     if patients is not None and not 1 <= patients <= len(whole):
-        slices = f"Use 1 to {len(whole)} for the {size} cohort."
-        raise UserError(f"Not a number of patients: {patients}. {slices}")
+        advice = f"Use --patients 1 to {len(whole)}."
+        raise UserError(f"The {size} cohort has no {patients} patients. {advice}")
     if complete(folder, size, seed, patients):
         return
-    slice_ = whole[:patients]
-    images = [image for _, of_patient in slice_ for image in of_patient]
+    chosen = whole[:patients]
+    images = [image for _, of_patient in chosen for image in of_patient]
     names = [SHEET, LESIONS, *(image.path for image in images)]
     request = [RECIPE, size, seed, patients]
     claim(folder, request, names)
     textures, done = tiles(SIZES[size][0], seed), 0
-    calls = (delayed(draw)(folder, of_patient, size, seed, textures) for _, of_patient in slice_)
+    calls = (delayed(draw)(folder, of_patient, size, seed, textures) for _, of_patient in chosen)
     for count in Parallel(n_jobs=jobs, return_as="generator_unordered")(calls):
         done += count
         progress(done, len(images))
-    exact.write(folder / SHEET, sheet_of(slice_))
+    exact.write(folder / SHEET, sheet_of(chosen))
     exact.write(folder / LESIONS, lesions_of(images, size, seed))
-    marker = {"made": request, "files": {name: (folder / name).stat().st_size for name in names}}
-    exact.write(folder / MARKER, json.dumps(marker, indent=1) + "\n")
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    exact.write(folder / MARKER, json.dumps({"made": request, "files": sizes}, indent=1) + "\n")
 
 
 # ---- the folder ----------------------------------------------------------------------------------
 
 
-def read_marker(folder: Path) -> dict:
-    """The marker: what was asked for, and its files: path -> bytes, null if perhaps unfinished."""
-    path = folder / MARKER
-    if not path.exists():
-        return {"made": None, "files": {}}
+def read_marker(folder: Path) -> tuple[list | None, dict[str, int | None]]:
+    """What was asked for, and its files: path -> bytes, None while it may be unfinished.
+
+    None and no files where there is no marker that can be read.
+    """
     try:
-        marker = json.loads(path.read_text())
-        return {"made": marker["made"], "files": dict(marker["files"])}
-    except (ValueError, KeyError, TypeError) as error:
-        advice = "Give the name of a new or empty folder."
-        raise UserError(f"{path} is not a synthetic cohort's. {advice}") from error
+        marker = json.loads((folder / MARKER).read_text())
+        return marker["made"], dict(marker["files"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None, {}
 
 
 def complete(folder: Path, size: str, seed: int, patients: int | None = None) -> bool:
     """True if this very cohort is there, every file of it with its size."""
-    marker = read_marker(Path(folder))
-    if marker["made"] != [RECIPE, size, seed, patients]:
+    made, files = read_marker(folder)
+    if made != [RECIPE, size, seed, patients]:
         return False
-    files = [(Path(folder, name), size) for name, size in marker["files"].items()]
-    return all(path.is_file() and path.stat().st_size == size for path, size in files)
+    paths = {folder / name: size for name, size in files.items()}
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 
 
 def claim(folder: Path, request: list, names: list[str]) -> None:
@@ -222,21 +219,20 @@ def claim(folder: Path, request: list, names: list[str]) -> None:
 
     Raises UserError if the folder holds anything else.
     """
-    old = read_marker(folder)
-    present = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()]
-    others = sorted(set(present) - {MARKER, *old["files"]})
-    others = [name for name in others if not name.endswith(".part")]
-    if others or (folder.exists() and not folder.is_dir()):
-        example = f" ({others[0]})" if others else ""
+    made, files = read_marker(folder)
+    known = {folder / name for name in (MARKER, *files)} if made else set()
+    present = sorted(folder.rglob("*"), reverse=True)  # a folder after what it holds
+    others = [p for p in present if not (p.is_dir() or p in known or p.suffix == ".part")]
+    if others or folder.is_file():
+        example = f" ({others[-1].relative_to(folder)})" if others else ""
         advice = "Give the name of a new folder."
         raise UserError(f"{folder} holds more than a synthetic cohort{example}. {advice}")
-    for name, size in old["files"].items():
-        path = folder / name
-        keep = old["made"] == request and path.exists() and size in (None, path.stat().st_size)
-        if not keep and path.resolve().is_relative_to(folder.resolve()):
-            path.unlink(missing_ok=True)
-            exact.sweep(path)
-    for path in sorted((folder / "CMMD").rglob("*"), reverse=True):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
+    sizes = files if made == request else {}  # of what may stay
+    for path in present:
+        size = sizes.get(path.relative_to(folder).as_posix(), -1)
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path != folder / MARKER and size not in (None, path.stat().st_size):
+            path.unlink()
     exact.write(folder / MARKER, json.dumps({"made": request, "files": dict.fromkeys(names)}))

@@ -6,8 +6,6 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-STRIP = 128  # rows worked on at a time, so that the temporary arrays stay in the cache
-
 Box = tuple[int, int, int, int]  # top, left, height, width of a crop, in DICOM pixels
 
 
@@ -29,34 +27,37 @@ def find_breast(image: np.ndarray) -> Crop | None:
     that touches the skin is part of the breast.
     """
     stride = image.shape[1] + 1
-    start, stop = run_edges(image).reshape(-1, 2).T
+    # A column of background ends each row, so that no run goes on into the next
+    above = np.pad(image > 0, ((0, 0), (0, 1))).ravel()
+    start, stop = np.flatnonzero(np.diff(above, prepend=False)).reshape(-1, 2).T
     if not start.size:
         return None
-    # Run i touches the runs first[i] to last[i] - 1 of the next row, corners included
-    first = np.searchsorted(stop, start + stride, "left")
-    last = np.searchsorted(start, stop + stride, "right")
-    touching = np.maximum(last - first, 0)
-    upper = np.repeat(np.arange(start.size), touching)
-    lower = np.arange(upper.size) + np.repeat(first - (np.cumsum(touching) - touching), touching)
-    links = coo_array((np.ones(upper.size, bool), (upper, lower)), shape=(start.size, start.size))
-    _, component = connected_components(links, directed=False)
+    component = components(start, stop, stride)
     sizes = np.bincount(component, stop - start)
     breast = component == np.argmax(sizes)
     row, left, right = start[breast] // stride, start[breast] % stride, stop[breast] % stride
     top, leftmost = int(row.min()), int(left.min())
     height, width = int(row.max()) + 1 - top, int(right.max()) - leftmost
-    shares = height * width / image.size, sizes.sum() / image.size, 1 - sizes.max() / sizes.sum()
-    return Crop((top, leftmost, height, width), *map(float, shares))
+    taken, filled = height * width / image.size, sizes.sum() / image.size
+    lost = 1 - sizes.max() / sizes.sum()
+    return Crop((top, leftmost, height, width), taken, float(filled), float(lost))
 
 
-def run_edges(image: np.ndarray) -> np.ndarray:
-    """(H, W) -> where its runs above 0 begin and, in turn, end, in the flattened (H, W + 1) image.
+def components(start: np.ndarray, stop: np.ndarray, stride: int) -> np.ndarray:
+    """Where (n,) runs begin and end, and a row's length -> (n,) connected component of each.
 
-    The extra column is background, so that no run continues into the next row. There is about one
-    run per row of a breast, so what follows costs next to nothing.
+    A run is linked to the first run that it touches, corners included, in the next row and in the
+    row before. That links all that touch: if B is not the first that A touches below, A is the
+    first that B touches above, or two earlier runs would have to cross.
     """
-    stride, edges = image.shape[1] + 1, []
-    for top in range(0, len(image), STRIP):
-        strip = np.pad(image[top : top + STRIP] > 0, ((0, 0), (0, 1))).ravel()
-        edges.append(np.flatnonzero(np.diff(strip, prepend=False)) + top * stride)
-    return np.concatenate(edges)
+    number = np.arange(start.size)
+    links = []
+    for rows in (1, -1):
+        shift = rows * stride
+        first = np.searchsorted(stop, start + shift)
+        first = np.minimum(first, start.size - 1)
+        touches = (stop[first] >= start + shift) & (start[first] <= stop + shift)
+        links.append((number[touches], first[touches]))
+    one, other = np.concatenate(links, axis=1)
+    graph = coo_array((np.ones(one.size, bool), (one, other)), shape=(start.size, start.size))
+    return connected_components(graph, directed=False)[1]

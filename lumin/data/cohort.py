@@ -134,9 +134,8 @@ def contradictions(headers: Sequence[Header], breasts: dict[Side, Breast]) -> li
     if absent:
         names = ", ".join(sorted(absent)[:5]) + (", ..." if len(absent) > 5 else "")
         advice = "`python repro.py download` fetches what is missing of CMMD"
-        missing.append(
-            f"sheet: no image of {len(absent)} of its {len(patients)} patients ({names}); {advice}"
-        )
+        what = f"no image of {len(absent)} of its {len(patients)} patients ({names})"
+        missing.append(f"sheet: {what}; {advice}")
     present = [side for side in breasts if side[0] not in absent]
     return [problems, missing, repeated_images(readable), wrong_views(fitting, present)]
 
@@ -176,7 +175,6 @@ def wrong_views(headers: Sequence[Header], sides: Sequence[Side]) -> list[str]:
         seen = sorted(views[patient, laterality])
         if seen != ["CC", "MLO"]:
             images = ", ".join(seen) or "no image"
-            problems.append(
-                f"{patient} {laterality}: labelled, but has {images} instead of CC, MLO"
-            )
+            what = f"labelled, but has {images} instead of CC, MLO"
+            problems.append(f"{patient} {laterality}: {what}")
     return problems

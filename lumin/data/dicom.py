@@ -16,7 +16,6 @@ from pydicom.misc import is_dicom
 from pydicom.pixels import apply_modality_lut, pixel_array
 from scipy.special import expit
 
-from lumin.data.breast import STRIP
 from lumin.errors import DATA, UserError
 
 MAX_PIXELS = 2**26  # the largest mammography detectors have 2^25
@@ -79,9 +78,7 @@ def read_pixels(path: Path) -> tuple[np.ndarray, pydicom.Dataset]:
         if size > 4 * MAX_PIXELS:
             raise unusable(f"{size} bytes are too large for one mammogram")
         whole = is_dicom(path)
-        syntax = (
-            uid.ImplicitVRLittleEndian
-        )  # the default (PS3.5 10.1), where no preamble says another
+        syntax = uid.ImplicitVRLittleEndian  # the default (PS3.5 10.1)
         if whole:
             syntax = read_file_meta_info(path).get("TransferSyntaxUID")
         # dcmread would inflate a deflated file, to whatever size
@@ -162,10 +159,7 @@ def to_8bit(stored: np.ndarray, header: pydicom.Dataset, function: str = "LINEAR
     table = grey_levels(patterns.view(stored.dtype), header, function)
     if stored.dtype == np.uint8 and np.array_equal(table, patterns):
         return stored  # CMMD's window 128/256 on 8 bits is the identity
-    image, codes = np.empty(stored.shape, np.uint8), stored.view(patterns.dtype)
-    for top in range(0, len(image), STRIP):
-        np.take(table, codes[top : top + STRIP], out=image[top : top + STRIP])
-    return image
+    return table[stored.view(patterns.dtype)]
 
 
 def grey_levels(values: np.ndarray, header: pydicom.Dataset, function: str) -> np.ndarray:

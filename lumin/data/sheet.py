@@ -52,7 +52,9 @@ def find_sheet(data: Path, sheet: Path | None = None) -> Path:
         if path.suffix.lower() in (".xlsx", ".csv") and path.name[0] not in ".~" and path.is_file():
             tables.append(path)
     official = [path for path in tables if path.stem == OFFICIAL]
-    reasons = {path.relative_to(data).as_posix(): no_sheet(path) for path in official or tables}
+    reasons = {}  # why a table is no clinical sheet; "" if it is one
+    for path in official or tables:
+        reasons[path.relative_to(data).as_posix()] = no_sheet(path)
     sheets = [name for name, reason in reasons.items() if not reason]
     if len({(data / name).read_bytes() for name in sheets}) == 1:
         return data / sheets[0]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from lumin.data.mammogram import Mammograms, Row, classes
@@ -54,21 +55,13 @@ def identical(mammograms: Mammograms, rows: Sequence[Row]) -> dict[str, str]:
     Patients with the same stored image are in one group, also through chains of patients; a patient
     who shares no image is a group alone.
     """
-    parent = {m.patient: m.patient for m in mammograms}
-
-    def root(patient: str) -> str:
-        while parent[patient] != patient:
-            patient = parent[patient]
-        return patient
-
-    owner = {m.image: m.patient for m in mammograms}
-    first_owner: dict[str, str] = {}
+    patient_of = {m.image: m.patient for m in mammograms}
+    groups = DisjointSet(patient_of.values())
+    first: dict[str, str] = {}  # stored image -> the first patient who has it
     for row in rows:
-        patient = owner[row.image]
-        other = first_owner.setdefault(row.stored_sha256, patient)
-        pair = root(patient), root(other)
-        parent[max(pair)] = min(pair)
-    return {patient: root(patient) for patient in parent}
+        patient = patient_of[row.image]
+        groups.merge(patient, first.setdefault(row.stored_sha256, patient))
+    return {patient: min(groups.subset(patient)) for patient in groups}
 
 
 def lot(seed: int, group: str) -> float:

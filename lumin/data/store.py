@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from lumin import exact
 from lumin.data.breast import Crop, find_breast
 from lumin.data.dicom import naming, read_pixels, to_8bit, unusable
-from lumin.data.mammogram import Mammogram, Mammograms, Progress, Row, file_name, silent
+from lumin.data.mammogram import Mammogram, Mammograms, Progress, Row, file_name, images_csv, silent
 from lumin.errors import DATA, UserError
 from lumin.paper.recipe import PAPER, Recipe
 
@@ -121,7 +121,7 @@ def build_store(
             progress(len(stored) + len(problems), len(mammograms))
         if problems:
             raise UserError(f"{len(problems)} of {shape[0]} images cannot be used:", DATA, problems)
-    exact.write(out / "images.csv", exact.csv_text(Row._fields, [row for row, _ in stored]))
+    exact.write(out / "images.csv", images_csv([row for row, _ in stored]))
     return stored
 
 

@@ -180,15 +180,20 @@ def permuted(name: str, a: Scored, b: Scored, seed: int) -> Result:
 
     For an AUC, what they say is the rank among the test images: networks differ in scale.
     """
-    classes = averaged(a.group, name)
     if name.startswith("auc"):
-        swapped, both = inference.auc_swapped, [ranks(each) for each in (a, b)]
+        swapped, said_a, said_b = inference.auc_swapped, ranks(a), ranks(b)
     else:
-        swapped, both = inference.f1_swapped, [decisions(each) for each in (a, b)]
-    labels, ours, others = (np.stack([of[c] for c in classes]) for of in (a.labels, *both))
-    return inference.paired_permutation(
-        a.patients, labels, ours, others, swapped, PERMUTATIONS, seed
-    )
+        swapped, said_a, said_b = inference.f1_swapped, decisions(a), decisions(b)
+    classes = averaged(a.group, name)
+    labels, ours, others = (stacked(values, classes) for values in (a.labels, said_a, said_b))
+    difference = swapped(a.patients, labels, ours, others)
+    patients = np.unique(a.patients).size
+    return inference.paired_permutation(difference, patients, PERMUTATIONS, seed)
+
+
+def stacked(values: dict[str, NDArray], classes: tuple[str, ...]) -> NDArray:
+    """Class -> values, and C classes -> the values of these, classes first."""
+    return np.stack([values[name] for name in classes])
 
 
 def ranks(scored: Scored) -> dict[str, Array]:

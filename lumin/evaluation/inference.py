@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from sklearn.utils import check_consistent_length, column_or_1d
+from scipy.stats.contingency import crosstab
+from sklearn.utils import column_or_1d
 
 from lumin.evaluation.metrics import UNDEFINED, Array, binary, finite, ratio, same_images
 from lumin.paper.stated import FOLDS
@@ -59,20 +60,19 @@ def resample(patients: ArrayLike, draws: int = 2000, seed: int = 0, classes: Nam
     """
     names, patient = np.unique(column_or_1d(patients), return_inverse=True)
     classes = np.zeros(patient.size) if classes is None else column_or_1d(classes)
-    check_consistent_length(patient, classes)
-    kind = np.unique(classes, return_inverse=True)[1]
-    has = np.zeros((names.size, kind.max() + 1), bool)
-    has[patient, kind] = True
-    stratum = np.unique(has, axis=0, return_inverse=True)[1]
-    if np.bincount(stratum).max() == 1:
+    images_of_class = crosstab(patient, classes).count  # (patients, classes)
+    stratum = np.unique(images_of_class > 0, axis=0, return_inverse=True)[1]
+    sizes = np.bincount(stratum)
+    if sizes.max() == 1:
         return np.full((draws, patient.size), UNDEFINED)
-    weights, generator = np.empty((draws, names.size)), np.random.default_rng(seed)
-    for members in (np.flatnonzero(stratum == value) for value in range(stratum.max() + 1)):
+    generator = np.random.default_rng(seed)
+    weights = np.empty((draws, names.size))
+    for number, size in enumerate(sizes):
         # Bounded integers, not multinomial(): integer arithmetic only, so the same on every
         # machine.
-        drawn = generator.integers(members.size, size=(draws, members.size))
-        drawn += np.arange(draws)[:, None] * members.size
-        weights[:, members] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        samples = generator.integers(size, size=(draws, size))
+        counts = [np.bincount(sample, minlength=size) for sample in samples]
+        weights[:, stratum == number] = counts
     return weights[:, patient]
 
 
@@ -131,18 +131,24 @@ def delong(labels: ArrayLike, *scores: ArrayLike, clusters: Names = None) -> tup
         return undefined[0], undefined
     placements = np.stack([placements_of(classes, models).mean(0) for models in methods])
     aucs = placements[:, classes[0]].mean(1)
-    names, cluster = np.unique(clusters, return_inverse=True)
-    sums, units = [], []
+    patients = membership(clusters)
+    sums, units = [], []  # d10 / M and d01 / N, each (k, patients); I10 and I01
     for images in classes:
-        total = np.zeros((len(names), len(methods)))
-        np.add.at(total, cluster[images], (placements[:, images] - aucs[:, None]).T)
-        sums.append(total / images.sum())
-        units.append(np.unique(cluster[images]).size)
+        deviations = (placements - aucs[:, None]) * images / images.sum()
+        sums.append(deviations @ patients)
+        units.append(np.count_nonzero(images @ patients))
     if min(units) < 2:
         return aucs, undefined
-    cross = sums[0].T @ sums[1] * len(names) / (len(names) - 1)
-    own = [units[i] / (units[i] - 1) * sums[i].T @ sums[i] for i in (0, 1)]
-    return aucs, own[0] + own[1] + cross + cross.T
+    (d10, d01), (i10, i01), i = sums, units, patients.shape[1]
+    positive, negative = i10 / (i10 - 1) * d10 @ d10.T, i01 / (i01 - 1) * d01 @ d01.T
+    cross = i / (i - 1) * d10 @ d01.T
+    return aucs, positive + negative + cross + cross.T
+
+
+def membership(patients: ArrayLike) -> Array:
+    """(n,) patient of each image -> (n, patients) 1 where the image is the patient's, else 0."""
+    of = column_or_1d(patients)
+    return (of[:, None] == np.unique(of)).astype(np.float64)
 
 
 def placements_of(classes: tuple[NDArray, NDArray], scores: NDArray) -> Array:
@@ -249,93 +255,92 @@ def seeds_needed(difference: float, variance: float, size: float) -> float:
 
 # ---- permutation ---------------------------------------------------------------------------------
 
-Swapped = Callable[[Array], Array]  # (draws, patients) of 1, and -1 where swapped -> (draws,)
+# (..., patients) of 1, and 0 where the two classifiers are swapped -> (...) difference
+Swapped = Callable[[Array], Array]
 
 
-def f1_swapped(patient: NDArray, labels: Array, a: Array, b: Array) -> Swapped:
-    """(n,) number of a patient, (C, n), two of (C, models, n) decisions -> differences in F1.
+def f1_swapped(patients: ArrayLike, labels: ArrayLike, a: ArrayLike, b: ArrayLike) -> Swapped:
+    """(n,) patients, (C, n), two of (C, models, n) decisions -> difference in F1 after swaps.
 
-    The mean of `f1` over classes and models, of a minus b with some patients swapped. Counts add up
-    over patients: half of what both have, and half of their difference with a patient's sign.
+    The mean of `f1` over classes and models, of a minus b. F1 is made of counts, and counts add up
+    over patients.
     """
-    images, truth = np.eye(patient.max() + 1)[patient], labels[:, None]
-    hits = [(truth * each) @ images for each in (a, b)]
-    called = [(truth + each) @ images for each in (a, b)]
+    labels, a, b = binary(labels), binary(a), binary(b)
+    images = membership(patients)
+    same_images(images[:, 0], labels, a, b)
+    truth = labels[:, None]
+    hits_a, hits_b = (truth * a) @ images, (truth * b) @ images  # (C, models, patients)
+    positives_a, positives_b = (truth + a) @ images, (truth + b) @ images
 
-    def mean_f1(signs: Array) -> Array:
-        counts = []
-        for ours, others in (hits, called):
-            half = (ours + others).sum(-1, keepdims=True) / 2
-            counts.append(half + (ours - others) / 2 @ signs.T)
-        return ratio(2 * counts[0], counts[1], 0.0).mean((0, 1))
+    def mean_f1(kept: Array) -> Array:
+        own, other = kept.T, 1 - kept.T
+        hits = hits_a @ own + hits_b @ other
+        positives = positives_a @ own + positives_b @ other
+        return ratio(2 * hits, positives, 0.0).mean((0, 1))
 
-    return lambda signs: mean_f1(signs) - mean_f1(-signs)
+    return lambda kept: mean_f1(kept) - mean_f1(1 - kept)
 
 
-def auc_swapped(patient: NDArray, labels: Array, a: Array, b: Array) -> Swapped:
-    """(n,) number of a patient, (C, n), two of (C, models, n) scores -> differences in AUC.
+def auc_swapped(patients: ArrayLike, labels: ArrayLike, a: ArrayLike, b: ArrayLike) -> Swapped:
+    """(n,) patients, (C, n), two of (C, models, n) scores -> difference in AUC after swaps.
 
-    The mean of `auc` over classes and models, of a minus b with some patients swapped. Pairs won
-    are quadratic in the signs, but what is even in them is the same for a and b. What is left adds
-    up over patients: the placements of their images among both methods' images, a's minus b's.
+    The mean of `auc` over classes and models, of a minus b. A pair of images is won by the scores
+    of one classifier or of both; what the pairs of both contribute is the same for a and b. What is
+    left adds up over patients: the placements of their images among the images of both, a's minus
+    b's, which change sign where the two are swapped.
     """
-    images, gains = np.eye(patient.max() + 1)[patient], []
-    for truth, pooled in zip(labels, np.concatenate([a, b], -1), strict=True):
-        classes = truth == 1, truth == 0
-        sizes = [images.sum() for images in classes]
-        if min(sizes) == 0:
-            return lambda signs: np.full(len(signs), UNDEFINED)
-        twice = np.tile(classes[0], 2), np.tile(classes[1], 2)
-        ours, others = np.split(placements_of(twice, pooled).mean(0), 2)
-        gains.append((ours - others) / np.where(classes[0], *sizes))
+    labels, a, b = binary(labels), finite(a), finite(b)
+    images = membership(patients)
+    same_images(images[:, 0], labels, a, b)
+    if (labels.min(1) == labels.max(1)).any():  # a class is absent
+        return lambda kept: np.full(kept.shape[:-1], UNDEFINED)
+    gains = []
+    for truth, pooled in zip(labels, np.concatenate([a, b], axis=-1), strict=True):
+        twice = np.tile(truth, 2)
+        placements = placements_of((twice == 1, twice == 0), pooled).mean(0)
+        ours, others = np.split(placements, 2)
+        size_of_class = np.where(truth == 1, truth.sum(), (1 - truth).sum())
+        gains.append((ours - others) / size_of_class)
     gain = np.mean(gains, axis=0) @ images
-    return lambda signs: signs @ gain
+    return lambda kept: (2 * kept - 1) @ gain
 
 
 def paired_permutation(
-    clusters: ArrayLike,
-    labels: ArrayLike,
-    a: ArrayLike,
-    b: ArrayLike,
-    swapped: Callable[[NDArray, Array, Array, Array], Swapped],
-    draws: int = 9999,
-    seed: int = 0,
+    difference: Swapped, patients: int, draws: int = 9999, seed: int = 0
 ) -> Result:
-    """(n,) patients, (C, n), two of (C, models, n) -> statistic(a) - statistic(b), two-sided p.
+    """Difference of two classifiers after swaps, number of patients -> difference, two-sided p.
 
-    Null hypothesis: the methods are exchangeable, patient by patient. Each draw swaps all that
+    Null hypothesis: the classifiers are exchangeable, patient by patient. Each draw swaps all that
     the two say of a patient (every image, class and model) with probability 1/2. Where there are
     no more than `draws` ways to swap, all are made and p is exact; else p = (1 + draws at least
     as far from 0) / (1 + draws), so that p < .0001 needs 10,000 draws.
 
-    The statistic is `f1_swapped`, of decisions, or `auc_swapped`. Exchangeable is more than equal:
-    for an AUC give ranks, `scipy.stats.rankdata(scores, axis=-1)`, since two networks' scores
-    differ in scale. An undefined statistic gives nan.
+    `difference` is made by `f1_swapped`, of decisions, or `auc_swapped`. Exchangeable is more than
+    equal: for an AUC give ranks, `scipy.stats.rankdata(scores, axis=-1)`, since two networks'
+    scores differ in scale. An undefined difference gives nan.
 
     References
     ----------
     Bandos, Rockette, Gur, Stat. Med. 24:2873-2893, 2005. Draws by scipy's permutation_test.
 
     >>> scores = [[[0.1, 0.2, 0.8, 0.9]]]
-    >>> paired_permutation(["p", "p", "q", "q"], [[0, 0, 1, 1]], scores, scores, auc_swapped)
+    >>> difference = auc_swapped(["p", "p", "q", "q"], [[0, 0, 1, 1]], scores, scores)
+    >>> paired_permutation(difference, patients=2)
     Result(statistic=0.0, pvalue=1.0)
     """
-    labels, a, b = binary(labels), finite(a), finite(b)
-    names, patient = np.unique(column_or_1d(clusters), return_inverse=True)
-    same_images(patient, labels, a, b)
-    difference, whole = swapped(patient, labels, a, b), np.ones(len(names))
-    observed = float(difference(whole[None])[0])
+    kept, swapped = np.ones(patients), np.zeros(patients)
+    observed = float(difference(kept))
     if np.isnan(observed):
         return Result(UNDEFINED, UNDEFINED)
-    if len(names) == 1:  # two ways to swap, equally far from 0; scipy takes two patients or more
+    if patients == 1:  # two ways to swap, equally far from 0; scipy takes two patients or more
         return Result(observed, 1.0)
 
-    def distance(signs: NDArray, _: NDArray, axis: int) -> NDArray:
+    def distance(kept: Array, _: Array, axis: int) -> Array:
         # Rounded: equal differences must be equal whatever the order of the sums
-        return np.abs(difference(np.atleast_2d(signs))).round(12).reshape(signs.shape[:-1])
+        return np.abs(difference(kept)).round(12)
 
     test = stats.permutation_test(
-        (whole, -whole),
+        (kept, swapped),
         distance,
         permutation_type="samples",
         vectorized=True,

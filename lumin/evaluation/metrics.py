@@ -12,7 +12,7 @@ What the data leave undefined is nan: the AUC of one class, the interval of one 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, recall_score
 from sklearn.utils import check_array
 
 Array = NDArray[np.float64]
@@ -138,10 +138,9 @@ def operating(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> d
     """
     labels, scores = binary(labels), finite(scores)
     same_images(labels, scores)
-    predicted = decide(scores, threshold)
-    rights = labels * predicted, (1 - labels) * (1 - predicted)
-    sensitivity = float(ratio(rights[0].sum(), labels.sum(), UNDEFINED))
-    specificity = float(ratio(rights[1].sum(), (1 - labels).sum(), UNDEFINED))
+    decided = {"y_true": labels, "y_pred": decide(scores, threshold), "zero_division": UNDEFINED}
+    sensitivity = float(recall_score(**decided))
+    specificity = float(recall_score(**decided, pos_label=0))
     precision = float(average_precision_score(labels, scores)) if labels.any() else UNDEFINED
     return {
         "sensitivity": sensitivity,

@@ -85,6 +85,11 @@ def label(name: str, mammograms: Mammograms) -> NDArray:
 # ---- other units ---------------------------------------------------------------------------------
 
 
+def by_image(scored: Scored) -> Scored:
+    """As read."""
+    return scored
+
+
 def by_breast(scored: Scored) -> Scored:
     """Images -> breasts: the mean probability of CC and MLO."""
     _, first, breast = np.unique(scored.breasts, return_index=True, return_inverse=True)

@@ -2,8 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from lumin.data.mammogram import Mammograms, Roles, classes
 from lumin.evaluation import cells, markdown
 from lumin.evaluation.cells import LEVELS, Comparison, Estimate
 from lumin.evaluation.markdown import Document, Provenance, between, grid, label, number
-from lumin.evaluation.predictions import by_breast, ensemble, read_scores
+from lumin.evaluation.predictions import by_breast, by_image, ensemble, read_scores
 from lumin.paper.published import TABLE1, TABLE2, TABLES, Table, claimed
 from lumin.paper.stated import FOLDS
 
@@ -117,24 +116,18 @@ def numbers_of(
     for row in table.rows:
         _, *tasks = table.pair(row.cell)
         paper[row.label] = {t: TABLE2[t, row.cell] for t in tasks if (t, row.cell) in TABLE2}
-    numbers: dict[str, Any] = {"paper": paper}
-    numbers |= {name: {} for name in (*LEVELS, "operating")}
-    numbers["claims"] = []
-    estimates = partial(cells.estimates, seed=seed)
+    levels: dict[str, dict] = {level: {} for level in LEVELS}
+    operating, claims = {}, []
     for group, baseline, challenger in table.pairs:
         scores = {t: read_scores(out, t, group, mammograms) for t in (baseline, challenger)}
-        readings = scores, each(by_breast, scores), each(ensemble, scores)
-        for level, reading in zip(LEVELS, readings, strict=True):
-            numbers[level][group.name] = each(estimates, reading)
-        numbers["operating"][group.name] = each(cells.operating, scores)
-        claim = challenger, baseline
-        numbers["claims"] += cells.compare(claim, scores[challenger], scores[baseline], seed)
-    return numbers
-
-
-def each(function: Callable, values: Mapping) -> dict:
-    """Name -> value: the same of function(value)."""
-    return {name: function(value) for name, value in values.items()}
+        for level, judged_as in zip(LEVELS, (by_image, by_breast, ensemble), strict=True):
+            levels[level][group.name] = {
+                task: cells.estimates(judged_as(scored), seed) for task, scored in scores.items()
+            }
+        operating[group.name] = {task: cells.operating(scored) for task, scored in scores.items()}
+        both = scores[challenger], scores[baseline]
+        claims += cells.compare((challenger, baseline), *both, seed)
+    return {"paper": paper, **levels, "operating": operating, "claims": claims}
 
 
 # ---- Tables 2a and 2b: text ----------------------------------------------------------------------

@@ -10,12 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve
 
 from lumin.data.mammogram import Mammogram
 from lumin.evaluation import cells, inference, metrics
 from lumin.evaluation.predictions import Scored, read_folds, scored
+from lumin.figures.predicted import trained_folds
 from lumin.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, Files, drawing, files, not_trained
-from lumin.paper.published import Group, comparisons, suffix
+from lumin.paper.published import comparisons, suffix
 from lumin.paper.stated import FOLDS
 
 GRID = np.linspace(0, 1, 101)
@@ -58,26 +60,18 @@ class Kind(NamedTuple):
 
 def read_panels(out: Path, mammograms: Sequence[Mammogram]) -> list[Panel]:
     """Every class that Table 2 judges: by the baselines, then by their challengers."""
-    baselines, challengers = [], []
-    for table in comparisons().values():
-        for group, baseline, challenger in table.pairs:
-            for positive in group.judged:
-                baselines.append(read_panel(out, baseline, group, positive, mammograms))
-                challengers.append(read_panel(out, challenger, group, positive, mammograms))
-    return baselines + challengers
-
-
-def read_panel(
-    out: Path, task: str, group: Group, positive: str, mammograms: Sequence[Mammogram]
-) -> Panel:
-    """One class of a group -> a task's predictions by the folds that are trained."""
-    folds = [k for k in range(FOLDS) if (out / f"predictions/{task}/fold{k}.csv").exists()]
-    if not folds:
-        return Panel(task, positive, folds, None)
-    names, probabilities = read_folds(out, task, folds)
+    pairs = [pair for table in comparisons().values() for pair in table.pairs]
+    judges = [(pair.group, pair.baseline) for pair in pairs]
+    judges += [(pair.group, pair.challenger) for pair in pairs]
     by_name = {m.image: m for m in mammograms}
-    images = [by_name[name] for name in names]
-    return Panel(task, positive, folds, scored(group, images, probabilities))
+    panels = []
+    for group, task in judges:
+        folds, predictions = trained_folds(out, task), None
+        if folds:
+            names, probabilities = read_folds(out, task, folds)
+            predictions = scored(group, [by_name[name] for name in names], probabilities)
+        panels += [Panel(task, positive, folds, predictions) for positive in group.judged]
+    return panels
 
 
 def draw_panels(kind: Kind, panels: Sequence[Panel], seed: int, cohort: str) -> Files:
@@ -108,28 +102,18 @@ def square(axes: Axes, xlabel: str, ylabel: str, top: float = 1) -> None:
 # ---- ROC -----------------------------------------------------------------------------------------
 
 
-def rates(label: NDArray, score: NDArray, weights: NDArray) -> tuple[NDArray, NDArray]:
-    """(n,), (n,), (draws, n) -> true and false positives above each threshold.
-
-    Both (draws, 1 + thresholds): from none on, thresholds falling.
-    """
+def roc(label: NDArray, score: NDArray, weights: NDArray) -> NDArray:
+    """(n,), (n,), (draws, n) -> (draws, 101) sensitivity at 1 - specificity = 0, .01, ... 1."""
     order = np.argsort(-score, kind="stable")
     # Equal scores are above a threshold together
     last = np.flatnonzero(np.diff(score[order], append=-np.inf))
-    true = np.cumsum(weights[:, order] * label[order], axis=1)[:, last]
-    false = np.cumsum(weights[:, order] * (1 - label[order]), axis=1)[:, last]
-    none = np.zeros((len(weights), 1))
-    return np.hstack([none, true]), np.hstack([none, false])
-
-
-def roc(label: NDArray, score: NDArray, weights: NDArray) -> NDArray:
-    """(n,), (n,), (draws, n) -> (draws, 101) sensitivity at 1 - specificity = 0, .01, ... 1."""
-    true, false = rates(label, score, weights)
-    # A class that is absent has no share: nan, which is not drawn
-    with np.errstate(invalid="ignore"):
-        sensitivity = true / true[:, -1:]
-        fall_out = false / false[:, -1:]
-    return np.array([np.interp(GRID, x, y) for x, y in zip(fall_out, sensitivity, strict=True)])
+    shares = []
+    for members in (1 - label, label):
+        above = np.cumsum(weights[:, order] * members[order], axis=1)[:, last]
+        # A class that is absent has no share: nan, which is not drawn
+        with np.errstate(invalid="ignore"):
+            shares.append(np.pad(above / above[:, -1:], ((0, 0), (1, 0))))
+    return np.array([np.interp(GRID, x, y) for x, y in zip(*shares, strict=True)])
 
 
 def draw_roc(axes: Axes, predictions: Scored, positive: str, seed: int) -> str:
@@ -170,9 +154,8 @@ def draw_precision(axes: Axes, predictions: Scored, positive: str, _: int) -> st
 
 def precision_at_recall(label: NDArray, score: NDArray) -> NDArray:
     """(n,), (n,) -> (101,) precision at the first threshold with a recall of 0, .01, ... 1."""
-    true, false = rates(label, score, np.ones((1, len(label))))
-    true, false = true[0, 1:], false[0, 1:]
-    recall, precision = true / true[-1], true / (true + false)
+    precision, recall, _ = precision_recall_curve(label, score)
+    precision, recall = precision[-2::-1], recall[-2::-1]  # thresholds falling
     return precision[np.searchsorted(recall, GRID - 1e-9)]
 
 
@@ -212,8 +195,8 @@ def draw_scores(axes: Axes, predictions: Scored, positive: str, _: int) -> str:
     """Mean probability of the fold models, by true class -> medians of the class and the others."""
     label, score = predictions.labels[positive], predictions.scores[positive].mean(0)
     others, members = score[label == 0], score[label == 1]
-    histogram(axes, others, f"not {positive}", GREY, hatch="////", fill=False)
-    histogram(axes, members, positive, PINK, alpha=0.6)
+    histogram(axes, others, f"not {positive}", ec=GREY, hatch="////", fill=False)
+    histogram(axes, members, positive, ec=PINK, fc=PINK, alpha=0.6)
     axes.axvline(0.5, color=GREY, ls=":")
     axes.set(xlabel="mean probability of the folds", ylabel="share of the class", xlim=(0, 1))
     axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
@@ -221,12 +204,11 @@ def draw_scores(axes: Axes, predictions: Scored, positive: str, _: int) -> str:
     return " against ".join(f"{np.median(part):.3f}" for part in (members, others) if len(part))
 
 
-def histogram(axes: Axes, scores: NDArray, name: str, colour: str, **look: object) -> None:
-    """Shares of the scores in 25 bins, and their entry in the legend."""
-    weights = np.full(len(scores), 1 / max(len(scores), 1))
-    bins = np.linspace(0, 1, 26)
-    axes.hist(scores, bins, weights=weights, histtype="stepfilled", ec=colour, fc=colour, **look)
-    axes.plot([], [], color=colour, lw=4, label=f"{name} ({len(scores)})")
+def histogram(axes: Axes, scores: NDArray, name: str, **look: object) -> None:
+    """Shares of the scores in 25 bins."""
+    n, bins = len(scores), np.linspace(0, 1, 26)
+    look |= {"histtype": "stepfilled", "label": f"{name} ({n})"}
+    axes.hist(scores, bins, weights=np.full(n, 1 / max(n, 1)), **look)
 
 
 # ---- the figures ---------------------------------------------------------------------------------

@@ -1,35 +1,14 @@
 """Tables 2a and 2b -> every cell as a dot, the paper's beside ours."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
 from lumin.evaluation.cells import LEVELS
 from lumin.figures.style import BLUE, ORANGE, Files, drawing, files, wording
 from lumin.paper.published import TABLE2, Published, comparisons, suffix
-
-
-class Cell(NamedTuple):
-    """One cell of Table 2, as this run has it and as the paper prints it."""
-
-    label: str
-    ours: Mapping  # mean, low, high, folds
-    published: Published | None
-
-
-def read_cells(path: Path) -> list[Cell]:
-    """tables/table2a.json or table2b.json -> its cells, judged as in the paper."""
-    cells = []
-    for group in json.loads(path.read_text())[LEVELS[0]].values():
-        for task, by_name in group.items():
-            for name, ours in by_name.items():
-                if ours["mean"] is not None:
-                    label = f"{task}, {wording(name)}"
-                    cells.append(Cell(label, ours, TABLE2.get((task, name))))
-    return cells
 
 
 def draw(out: Path, cohort: str) -> Files:
@@ -39,13 +18,12 @@ def draw(out: Path, cohort: str) -> Files:
     compared = []
     with drawing(7, 1.2 + 0.24 * max(len(cells), 4)) as figure:
         axes = figure.subplots()
-        for y, cell in enumerate(cells):
-            draw_cell(axes, y, cell)
-            if cell.published:
-                means = f"{cell.ours['mean']:.3f}, paper {cell.published.mean:.3f}"
-                compared.append(f"{cell.label}: {means}")
+        for y, (label, ours, published) in enumerate(cells):
+            draw_cell(axes, y, ours, published)
+            if published:
+                compared.append(f"{label}: {ours['mean']:.3f}, paper {published.mean:.3f}")
         axes.set(xlim=(0, 1), ylim=(len(cells) - 0.5, -0.8), xlabel="F1 or AUC")
-        axes.set_yticks(range(len(cells)), [cell.label for cell in cells])
+        axes.set_yticks(range(len(cells)), [label for label, *_ in cells])
         axes.grid(axis="x", lw=0.3)
         axes.plot([], [], color=BLUE, marker="o", label="this run: mean, 95 % interval, folds")
         axes.plot([], [], color=ORANGE, marker="D", mfc="white", ls="", label="the paper: mean, SD")
@@ -56,13 +34,21 @@ def draw(out: Path, cohort: str) -> Files:
         return files("dots", figure, title, text, missing)
 
 
-def draw_cell(axes: Axes, y: float, cell: Cell) -> None:
+def read_cells(path: Path) -> Iterator[tuple[str, Mapping, Published | None]]:
+    """A table's JSON -> each cell: its name, ours (mean, low, high, folds), the paper's."""
+    for group in json.loads(path.read_text())[LEVELS[0]].values():
+        for task, cells in group.items():
+            for name, ours in cells.items():
+                if ours["mean"] is not None:
+                    yield f"{task}, {wording(name)}", ours, TABLE2.get((task, name))
+
+
+def draw_cell(axes: Axes, y: float, ours: Mapping, published: Published | None) -> None:
     """One line: fold models, interval and mean of this run; above them the paper's mean and SD."""
-    ours = cell.ours
     axes.plot(ours["folds"], [y] * len(ours["folds"]), color=BLUE, marker="|", ls="", ms=5)
     if ours["low"] is not None and ours["high"] is not None:
         axes.plot([ours["low"], ours["high"]], [y, y], color=BLUE, lw=2.5, alpha=0.5)
     axes.plot(ours["mean"], y, color=BLUE, marker="o", ms=4)
-    if cell.published:
-        mean, sd, _ = cell.published
-        axes.errorbar(mean, y - 0.3, xerr=sd, color=ORANGE, marker="D", mfc="white", capsize=2)
+    if published:
+        style = {"color": ORANGE, "marker": "D", "mfc": "white", "capsize": 2}
+        axes.errorbar(published.mean, y - 0.3, xerr=published.sd, **style)

@@ -4,8 +4,8 @@ Beside it a sheet of twelve more test images.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product, zip_longest
 
 import numpy as np
@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from numpy.typing import NDArray
 
-from lumin.data.mammogram import Mammogram
 from lumin.errors import UserError
 from lumin.evaluation.markdown import grid, significant
 from lumin.figures.pointing_game import MEASURES, Share, Shares
@@ -33,41 +32,21 @@ Explain = Callable[[Sequence[PredictedImage]], NDArray]  # n images -> (n, H, W)
 # ---- which breast --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Breast:
     """The test images of one breast, CC before MLO, and how like the paper's it is."""
 
-    mammogram: Mammogram  # of one of them: the labels are the breast's
-    images: Sequence[PredictedImage]
-
-    @property
-    def name(self) -> str:
-        return f"{self.mammogram.patient} {self.mammogram.laterality}"
-
-    @property
-    def labels_shared(self) -> int:
-        """How many of the paper's four: calcification, mass, malignant, luminal."""
-        m = self.mammogram
-        return m.calcification + m.mass + m.malignant + (m.luminal == 1)
-
-    @property
-    def calls(self) -> list[bool]:
-        """Is each call right?"""
-        return [image.is_right(output) for image in self.images for output in OUTPUTS]
-
-    @property
-    def years_apart(self) -> float:
-        return abs(float(self.mammogram.age) - AGE)
-
-    @property
-    def likeness(self) -> tuple[int, int, float]:
-        """Smaller is more like the paper's: labels first, then right calls, then age."""
-        return -self.labels_shared, -sum(self.calls), self.years_apart
-
-    @property
-    def certainty(self) -> float:
-        """Of the least certain call."""
-        return min(image.certainty(output) for image in self.images for output in OUTPUTS)
+    def __init__(self, images: Sequence[PredictedImage]) -> None:
+        m, calls = images[0].mammogram, list(product(images, OUTPUTS))
+        self.mammogram, self.images = m, images  # the labels are the breast's
+        self.name = f"{m.patient} {m.laterality}"
+        self.right = sum(image.is_right(output) for image, output in calls)
+        self.calls = f"{self.right} of {len(calls)}"
+        self.certainty = min(image.certainty(output) for image, output in calls)
+        # Of the paper's four: calcification, mass, malignant, luminal
+        self.labels_shared = m.calcification + m.mass + m.malignant + (m.luminal == 1)
+        self.years_apart = abs(float(m.age) - AGE)
+        # Smaller is more like the paper's: labels first, then right calls, then age
+        self.likeness = -self.labels_shared, -self.right, self.years_apart
 
     def describe(self) -> str:
         """Who it is, its labels, and how many calls are right."""
@@ -76,7 +55,7 @@ class Breast:
         pathology = "malignant" if m.malignant else "benign"
         return (
             f"{self.name}, {m.age} years: {findings}, {pathology}, {m.subtype or 'no subtype'};"
-            f" {sum(self.calls)} of {len(self.calls)} calls right (mean of the fold models)."
+            f" {self.calls} calls right (mean of the fold models)."
         )
 
 
@@ -86,36 +65,28 @@ def choose(images: Sequence[PredictedImage], patient: str | None = None) -> tupl
     The paper's: both findings, malignant, luminal, every call right, 58 years. Breasts are compared
     in this order; the one with the surest calls decides a tie.
     """
-    breasts = group_by_breast(images)
-    if patient:
-        breasts = [breast for breast in breasts if breast.mammogram.patient == patient]
-    if not breasts:
+    by_breast = defaultdict(list)
+    for image in sorted(images, key=lambda image: image.mammogram.view):
+        m = image.mammogram
+        if m.patient == (patient or m.patient):
+            by_breast[m.patient, m.laterality].append(image)
+    if not by_breast:
         raise UserError(
             f"{patient} has no image in the test set; only there may every fold model be judged."
         )
+    breasts = [Breast(views) for views in by_breast.values()]
     breast = min(breasts, key=lambda b: (b.likeness, -b.certainty, b.mammogram.patient))
     if patient:
         return breast, f"{breast.describe()} Chosen by --patient."
     ties = sum(other.likeness == breast.likeness for other in breasts)
-    similar = []
-    for other in breasts:
-        if other.labels_shared == 4 and other.years_apart == 0:
-            similar.append(f"{other.name} ({sum(other.calls)} of {len(other.calls)} right)")
+    similar = [b for b in breasts if b.labels_shared == 4 and b.years_apart == 0]
+    names = sorted(f"{other.name} ({other.calls} right)" for other in similar)
     return breast, (
         f"{breast.describe()} Of {len(breasts)} test breasts the most like the paper's: both"
         f" findings, malignant, luminal, every call right, {AGE} years, compared in this order."
         f" Equally like it: {ties}, of which this one has the surest calls. Test breasts with"
-        f" these labels and that age: {', '.join(sorted(similar)) or 'none'}."
+        f" these labels and that age: {', '.join(names) or 'none'}."
     )
-
-
-def group_by_breast(images: Sequence[PredictedImage]) -> list[Breast]:
-    """Images -> their breasts, CC before MLO."""
-    breasts: dict[tuple[str, str], list[PredictedImage]] = {}
-    for image in sorted(images, key=lambda image: image.mammogram.view):
-        m = image.mammogram
-        breasts.setdefault((m.patient, m.laterality), []).append(image)
-    return [Breast(views[0].mammogram, views) for views in breasts.values()]
 
 
 # ---- Figure 2 ------------------------------------------------------------------------------------
@@ -180,11 +151,9 @@ def hot_region(image: PredictedImage, heat: NDArray) -> tuple[float, float, floa
     """
     height, width = image.crop.height, image.crop.width
     side = min(0.3 * height, width)
-    row, column = np.unravel_index(heat.argmax(), heat.shape)
-    middle_row = (row + 0.5) * height / heat.shape[0]
-    middle_column = (column + 0.5) * width / heat.shape[1]
-    top = min(max(middle_row - side / 2, 0), height - side)
-    left = min(max(middle_column - side / 2, 0), width - side)
+    hottest = np.add(np.unravel_index(heat.argmax(), heat.shape), 0.5)
+    middle = hottest / heat.shape * (height, width)
+    top, left = np.clip(middle - side / 2, 0, (height - side, width - side))
     return top, left, side
 
 
@@ -195,12 +164,13 @@ def in_words(pointing: Mapping[str, Shares]) -> str:
             "No test image has an outline of its lesions, so it is not known whether the hottest"
             " point lies in one. `python repro.py fig2 --lesions PATH` takes TOMPEI-CMMD's."
         )
-    header = ["output", "images", "patients", "without outline", "hottest point in an outline"]
+    counts = ["images", "patients", "without outline"]
+    header = ["output", *counts, "hottest point in an outline"]
     header += ["chance, by area", "above it", "chance, by habit", "above it"]
     rows = []
     for output, shares in pointing.items():
-        counts = [str(shares[name]) for name in ("images", "patients", "without outline")]
-        rows.append([output, *counts, *(percent(shares[name]) for name in MEASURES)])
+        numbers = [str(shares[name]) for name in counts]
+        rows.append([output, *numbers, *(percent(shares[name]) for name in MEASURES)])
     return f"{grid(header, rows)}\n\n" + (
         "Test images with the finding and an outline of it: of a mass for mass, of calcifications"
         " for calcification, of any lesion for malignant. Images with the finding and without an"
@@ -273,17 +243,14 @@ def take_turns(kinds: Mapping[str, Sequence[PredictedImage]]) -> list[PredictedI
 
 def overlay(axes: Axes, image: PredictedImage, heat: NDArray | None) -> None:
     """An image in its true proportions, with a map over it that is the more opaque the hotter."""
-    height, width = image.crop.height, image.crop.width
-    extent = (0, width, height, 0)
+    extent = (0, image.crop.width, image.crop.height, 0)
     axes.imshow(image.pixels, vmin=0, vmax=255, extent=extent)
     if heat is not None:
         # Inferno's lightness rises evenly; the line at half shows without colour where it is hot
         axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * heat, extent=extent)
         if heat.max() > 0.5:
-            rows, columns = heat.shape
-            x = (np.arange(columns) + 0.5) * width / columns
-            y = (np.arange(rows) + 0.5) * height / rows
-            axes.contour(x, y, heat, [0.5], colors="white", linewidths=0.8)
+            line = {"colors": "white", "linewidths": 0.8}
+            axes.contour(heat, [0.5], extent=extent, origin="upper", **line)
         for outline in image.outlines:
             # An image's first pixel ends at 1 here, and its centre is 0 in an outline
             ring = np.subtract(outline.ring, (image.crop.top - 0.5, image.crop.left - 0.5))

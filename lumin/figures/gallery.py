@@ -23,48 +23,16 @@ from lumin.training.train import Pixels
 
 VERSION = 4  # raised by hand when pictures or page change meaning
 PART = "unverified"  # of the manifest
-DRAWING, PAGE = ("matplotlib",), ("jinja2", "markdown-it-py")  # packages that make them
 
 
-# ---- the stages ----------------------------------------------------------------------------------
-
-
-def curves_stage(study: Study) -> Stage:
-    """Predictions, histories and tables -> every figure but Figure 2."""
-    settings = depends_on(study, "stages")
-    return Stage("figures", (), settings, partial(make_curves, study), DRAWING, part=PART)
-
-
-def figure2_stage(study: Study, output: str, patient: str | None, lesions: Outlines) -> Stage:
-    """Predictions, weights and images -> Figure 2 and its sheet, for one output of MLMC."""
-    settings = depends_on(study, "stages") | {"output": output, "patient": patient}
-    settings["lesions"] = digest(sorted(lesions.items()))
-    make = partial(make_figure2, study, output, patient, lesions)
-    return Stage("fig2", (), settings, make, DRAWING, part=PART)
-
-
-def page_stage(study: Study) -> Stage:
-    """All that there is -> report.html."""
-    settings = depends_on(study, "stages", PART)
-    return Stage("report", (), settings, partial(make_page, study), PAGE, part=PART)
-
-
-def depends_on(study: Study, *parts: str) -> dict[str, object]:
-    """The version, and the hash of all files in parts of the manifest but the page itself."""
-    recorded, files = manifest.read(study.out), {}
-    for part in parts:
-        for stage, entry in recorded[part].items():
-            if stage != "report":
-                files[stage] = entry["files"]
-    return {"sources": digest(files), "version": VERSION}
-
-
-# ---- made where they are stale -------------------------------------------------------------------
+# ---- the stages, each made where it is stale -----------------------------------------------------
 
 
 def draw_curves(study: Study) -> None:
     """ROC, precision-recall, calibration, scores, losses, and every cell of Table 2 as a dot."""
-    make(study.out, curves_stage(study))
+    settings = depends_on(study, "stages")
+    files = partial(make_curves, study)
+    make(study.out, Stage("figures", (), settings, files, ("matplotlib",), part=PART))
 
 
 def draw_figure2(
@@ -77,14 +45,28 @@ def draw_figure2(
     own = study.data / phantom.LESIONS
     if lesions is None:
         lesions = outlines.read(own) if own.exists() else {}
-    make(study.out, figure2_stage(study, output, patient, lesions))
+    settings = depends_on(study, "stages") | {"output": output, "patient": patient}
+    settings["lesions"] = digest(sorted(lesions.items()))
+    files = partial(make_figure2, study, output, patient, lesions)
+    make(study.out, Stage("fig2", (), settings, files, ("matplotlib",), part=PART))
     return (study.out / "figures/fig2.md").read_text()
 
 
 def write_page(study: Study) -> Path:
     """report.html, which shows what is there and names what is missing."""
-    make(study.out, page_stage(study))
+    settings, packages = depends_on(study, "stages", PART), ("jinja2", "markdown-it-py")
+    make(study.out, Stage("report", (), settings, partial(make_page, study), packages, part=PART))
     return study.out / "report.html"
+
+
+def depends_on(study: Study, *parts: str) -> dict[str, object]:
+    """The version, and the hash of all files in parts of the manifest but the page itself."""
+    recorded, files = manifest.read(study.out), {}
+    for part in parts:
+        for stage, entry in recorded[part].items():
+            if stage != "report":
+                files[stage] = entry["files"]
+    return {"sources": digest(files), "version": VERSION}
 
 
 # ---- their files ---------------------------------------------------------------------------------

@@ -15,26 +15,24 @@ STRIDE = 32  # input pixels from one cell of the last stage to the next
 BATCH = 16  # images a pass
 
 
-def gradcam(model: Classifier, images: Tensor, output: int) -> Tensor:
-    """(B, 3, H, W) normalised -> (B, h, w) in [0, 1]: what speaks for an output, by place.
+def gradcam(model: Classifier, images: Tensor) -> Tensor:
+    """(B, 3, H, W) normalised -> (outputs, B, h, w) in [0, 1]: what speaks for each, by place.
 
     The maps of the last stage, each weighted by the mean gradient of the output's logit, summed,
     negative values 0, divided by the maximum of the image; 0 everywhere where nothing speaks for
-    the output. The network is set to evaluation mode.
+    the output. In float32; the network is set to evaluation mode.
     """
     model.eval()
     with torch.no_grad():
-        maps = model.maps(images)
-    return heat(model, maps, output)
-
-
-def heat(model: Classifier, maps: Tensor, output: int) -> Tensor:
-    """(B, 512, h, w) of the last stage -> (B, h, w): gradcam() from there on, in float32."""
+        maps = model.maps(images).float()
     with torch.enable_grad():
-        leaf = maps.detach().float().requires_grad_()
-        (slope,) = torch.autograd.grad(model.head(leaf)[:, output].sum(), leaf)
-    weights = slope.mean((2, 3), keepdim=True)  # equation 1
-    return scaled((weights * leaf.detach()).sum(1).relu())  # equation 2
+        logits = model.head(maps.requires_grad_())
+    heat = []
+    for logit in logits.sum(0):
+        (slope,) = torch.autograd.grad(logit, maps, retain_graph=True)
+        weights = slope.mean((2, 3), keepdim=True)  # equation 1
+        heat.append((weights * maps.detach()).sum(1).relu())  # equation 2
+    return scaled(torch.stack(heat))
 
 
 def scaled(maps: Tensor) -> Tensor:
@@ -52,13 +50,8 @@ def explain(
     """
     means = []
     for batch in np.split(rows, range(BATCH, len(rows), BATCH)):
-        images, total = normalise(pixels(batch)), 0
-        for model in models:
-            model.eval()
-            with torch.no_grad():
-                maps = model.maps(images)
-            total += torch.stack([heat(model, maps, k) for k in range(model.fc.out_features)])
-        means.append(scaled(total).cpu())
+        images = normalise(pixels(batch))
+        means.append(scaled(sum(gradcam(model, images) for model in models)).cpu())
     return torch.cat(means, 1)
 
 

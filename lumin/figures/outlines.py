@@ -10,7 +10,8 @@ shows. The synthetic cohort writes the same form, of CC views as well.
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def read(path: Path) -> Outlines:
     """
     outlines: dict[Key, list[Outline]] = {}
     problems = []
-    for name, content in annotation_files(path):
+    for name, content in annotation_files(path).items():
         fields = NAME.fullmatch(PurePosixPath(name).name)
         try:
             if not fields:
@@ -64,22 +65,16 @@ def read(path: Path) -> Outlines:
     return outlines
 
 
-def annotation_files(path: Path) -> Iterator[tuple[str, bytes]]:
+def annotation_files(path: Path) -> dict[str, bytes]:
     """A zip file or folder -> name and content of its annotation files, but the copies of macOS."""
-    if path.is_dir():
-        for file in sorted(path.rglob(f"*{SUFFIX}")):
-            name = file.relative_to(path).as_posix()
-            if is_annotation(name):
-                yield name, file.read_bytes()
-        return
-    if not path.exists():
-        raise UserError(f"There is no {path}. {ADVICE}", DATA)
     try:
+        if path.is_dir():
+            files = {p.relative_to(path).as_posix(): p for p in sorted(path.rglob(f"*{SUFFIX}"))}
+            return {name: file.read_bytes() for name, file in files.items() if is_annotation(name)}
         with zipfile.ZipFile(path) as archive:
-            for name in filter(is_annotation, archive.namelist()):
-                yield name, archive.read(name)
-    except (zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: it needs a password
-        raise UserError(f"{path} is no readable zip file ({error}). {ADVICE}", DATA) from error
+            return {name: archive.read(name) for name in filter(is_annotation, archive.namelist())}
+    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # or has a password
+        raise UserError(f"{path} cannot be read ({error}). {ADVICE}", DATA) from error
 
 
 def is_annotation(name: str) -> bool:

@@ -46,26 +46,26 @@ class PredictedImage(NamedTuple):
         return abs(self.probabilities[output] - 0.5)
 
 
+def trained_folds(out: Path, task: str) -> list[int]:
+    """The folds of a task whose predictions are there."""
+    return [k for k in range(FOLDS) if (out / f"predictions/{task}/fold{k}.csv").exists()]
+
+
 def read_predicted(out: Path, mammograms: Sequence[Mammogram]) -> list[PredictedImage]:
     """Outputs folder -> its test images, with the mean prediction of MLMC's trained folds.
 
     In the order of the image store. Raises UserError if no fold is trained.
     """
-    means = mean_predictions(out)
+    folds = trained_folds(out, "mlmc")
+    if not folds:
+        raise UserError(f"No fold of MLMC is trained in {out}. Run python repro.py train mlmc.")
+    names, probabilities = read_folds(out, "mlmc", folds)
+    means = np.mean([probabilities[output] for output in OUTPUTS], axis=1)
+    by_name = dict(zip(names, means.T, strict=True))
     store = np.load(out / "images.npy", mmap_mode="r")
     images = []
     for mammogram, crop in zip(mammograms, read_images_csv(out / "images.csv"), strict=True):
-        if mammogram.image in means:
-            mean = dict(zip(OUTPUTS, means[mammogram.image], strict=True))
+        if mammogram.image in by_name:
+            mean = dict(zip(OUTPUTS, by_name[mammogram.image], strict=True))
             images.append(PredictedImage(mammogram, crop, store[crop.row], mean))
     return images
-
-
-def mean_predictions(out: Path) -> dict[str, NDArray]:
-    """Outputs folder -> test image: (outputs,) the mean probabilities of MLMC's trained folds."""
-    folds = [k for k in range(FOLDS) if (out / f"predictions/mlmc/fold{k}.csv").exists()]
-    if not folds:
-        raise UserError(f"No fold of MLMC is trained in {out}. Run python repro.py train mlmc.")
-    images, probabilities = read_folds(out, "mlmc", folds)
-    means = np.mean([probabilities[output] for output in OUTPUTS], axis=1)
-    return dict(zip(images, means.T, strict=True))

@@ -6,8 +6,8 @@ that are the same on every page.
 
 import base64
 import json
-from collections.abc import Mapping
-from itertools import product
+from collections.abc import Callable, Mapping
+from itertools import chain, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +22,7 @@ from lumin.paper.stated import FOLDS
 from lumin.training.tasks import TASKS
 
 # What a page may show, and the verb that makes it
-MORE = "reproduced", "sheet"  # tables that `all` makes
-TABLES = {name: name for name in (*PUBLISHED, "audit")} | dict.fromkeys(MORE, "all")
+TABLES = {name: name for name in (*PUBLISHED, "audit")} | {"reproduced": "all", "sheet": "all"}
 PHOTOGRAPHS = {"fig2": "fig2", "sheet": "fig2"}
 DRAWINGS = dict.fromkeys(("dots", "roc", "precision", "calibration", "scores", "losses"), "figures")
 FIGURES = DRAWINGS | PHOTOGRAPHS
@@ -45,8 +44,6 @@ def html(out: Path, manifest: Mapping, command: str) -> str:
     """Outputs folder, its manifest and e.g. `python repro.py {} --out outputs` -> the page."""
     missing = find_missing(out)
     figures = [name for name in FIGURES if f"figure {name}" not in missing]
-    tables = [name for name in TABLES if f"table {name}" not in missing]
-    points, control = out / "figures/fig2.md", out / "tables/control.md"
     return TEMPLATES.get_template("report.html.jinja").render(
         command=command,
         missing=missing,
@@ -54,15 +51,20 @@ def html(out: Path, manifest: Mapping, command: str) -> str:
         settings=manifest["settings"],
         stacks=stacks(manifest),
         figures={name: read_figure(out, name) for name in figures},
-        tables={name: markdown((out / f"tables/{name}.md").read_text()) for name in tables},
+        tables={name: read(out / f"tables/{name}.md", markdown) for name in TABLES},
         # Without its title and first paragraph, which the figure's caption has
-        pointing=markdown(points.read_text().split("\n\n", 2)[2]) if points.exists() else None,
-        control=markdown(control.read_text().split("\n\n")[1]) if control.exists() else None,
+        pointing=read(out / "figures/fig2.md", lambda text: markdown(text.split("\n\n", 2)[2])),
+        control=read(out / "tables/control.md", lambda text: markdown(text.split("\n\n")[1])),
         titles={name: table.title.split(".")[0] for name, table in PUBLISHED.items()},
         silences=UNSTATED,
-        flow=None if "flow.json" in missing else json.loads((out / "flow.json").read_text()),
-        cost=None if "run.json" in missing else read_cost(out / "run.json"),
+        flow=read(out / "flow.json", json.loads),
+        cost=read(out / "run.json", cost),
     )
+
+
+def read(path: Path, parse: Callable[[str], object]) -> object:
+    """A file and how its text is read -> its content, None where there is no file."""
+    return parse(path.read_text()) if path.exists() else None
 
 
 def find_missing(out: Path) -> dict[str, str]:
@@ -75,8 +77,7 @@ def find_missing(out: Path) -> dict[str, str]:
         if not (out / f"tables/{name}.md").exists():
             missing[f"table {name}"] = verb
     for name, verb in FIGURES.items():
-        files = [out / f"figures/{name}.{kind}" for kind in ("json", "png", "svg")]
-        if not all(file.exists() for file in files):
+        if not all((out / f"figures/{name}.{kind}").exists() for kind in ("json", "png", "svg")):
             missing[f"figure {name}"] = verb
     for name in ("flow.json", "run.json"):
         if not (out / name).exists():
@@ -87,18 +88,11 @@ def find_missing(out: Path) -> dict[str, str]:
 # ---- parts ---------------------------------------------------------------------------------------
 
 
-class Section(NamedTuple):
-    """A part of a Markdown file under a heading of level 2."""
-
-    title: str
-    html: Markup
-
-
 class Document(NamedTuple):
-    """A Markdown file: what precedes its first section, the sections, and its footer."""
+    """A Markdown file: what precedes its first heading of level 2, its sections, its footer."""
 
     opening: Markup
-    sections: list[Section]
+    sections: list[tuple[str, Markup]]  # with their headings
     footer: Markup
 
 
@@ -108,8 +102,8 @@ def markdown(text: str) -> Document:
     opening, *others = f"\n{body}".split("\n## ")
     sections = []
     for other in others:
-        title, _, below = other.partition("\n")
-        sections.append(Section(title, Markup(PARSER.render(below))))
+        heading, _, below = other.partition("\n")
+        sections.append((heading, Markup(PARSER.render(below))))
     opening = opening.replace("\n# ", "\n### ")
     return Document(Markup(PARSER.render(opening)), sections, Markup(PARSER.render(footer)))
 
@@ -134,21 +128,15 @@ def stacks(manifest: Mapping) -> dict[str, str]:
     return rows
 
 
-def read_cost(path: Path) -> dict[str, object]:
-    """run.json -> what the run took, stage by stage; energy if it was measured."""
-    stages = json.loads(path.read_text())["stages"]
-    measures: dict[str, None] = {}  # in the order in which they first come
-    for values in stages.values():
-        measures |= dict.fromkeys(values)
+def cost(text: str) -> dict[str, object]:
+    """run.json -> what the run took, stage by stage."""
+    stages = json.loads(text)["stages"]
+    measures = list(dict.fromkeys(chain.from_iterable(stages.values())))  # as they first come
     rows = []
     for stage, values in stages.items():
         rows.append([stage, *(amount(name, values.get(name)) for name in measures)])
-    return {
-        "minutes": sum(values.get("seconds", 0) for values in stages.values()) / 60,
-        "energy": any("energy" in name for name in measures),
-        "header": ["stage", *measures],
-        "rows": rows,
-    }
+    minutes = sum(values.get("seconds", 0) for values in stages.values()) / 60
+    return {"minutes": minutes, "header": ["stage", *measures], "rows": rows}
 
 
 def amount(measure: str, value: float | None) -> str:

@@ -36,15 +36,16 @@ def departures(recipe: Recipe, precision: str, alternative: str = "") -> list[st
     `precision` is that of the convolutions; `alternative` the choice that the run changes, a name
     of silences.ALTERNATIVES.
     """
-    departed, ours = [], asdict(recipe)
+    departed, told = [], set()
     if alternative:
         choice, chosen = ALTERNATIVES[alternative]
         departed.append(f"{choice.matter}: {chosen.text} instead of {choice.ours}")
-        ours |= dict.fromkeys(chosen.changes)
-    for name, theirs in (asdict(PAPER) | {"test_share": "Table 1's"}).items():
-        if ours[name] not in (theirs, None):
-            departed.append(f"{name.replace('_', ' ')} {ours[name]} instead of {theirs}")
-    if ours["weights"] == "random":
+        told = set(chosen.changes)
+    papers = asdict(PAPER) | {"test_share": "Table 1's"}
+    for name, ours in asdict(recipe).items():
+        if name not in told and ours not in (papers[name], None):
+            departed.append(f"{name.replace('_', ' ')} {ours} instead of {papers[name]}")
+    if recipe.weights == "random":
         gain = "the gain of transfer is that of pretrained over untrained, no result of the paper"
         departed.append(f"from random weights, {gain}")
     if precision == "bf16":

@@ -26,7 +26,7 @@ from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from lumin.errors import DATA, DIFFERENCE, UserError
-from lumin.exact import atomic, sha256
+from lumin.exact import atomic
 from lumin.paper.published import TABLES, Table
 from lumin.run import manifest
 from lumin.run.findings import recorded
@@ -54,11 +54,14 @@ def pack(out: Path, without: Collection[str] = ()) -> tuple[Path, str]:
     if wrong:
         what = f"{out} is not as its manifest says ({wrong[0]})"
         raise UserError(f"{what}. Run python repro.py verify --out {out}.", DIFFERENCE)
+    listed = outputs(out, {part for name in without for part in PARTS[name]})
     commit, contents = source(recorded_commit(out))
-    contents |= outputs(out, {part for name in without for part in PARTS[name]})
-    contents["codecheck.yml"] = codecheck(contents).encode()
-    contents["CMMD-LICENCE.txt"] = ROOT / "lumin/cmmd/LICENCE.txt"
-    contents[manifest.SUMS] = sums(contents).encode()
+    contents |= {f"{OUTPUTS}/{name}": out / name for name in listed}
+    contents[f"{OUTPUTS}/{manifest.MANIFEST}"] = (out / manifest.MANIFEST).read_bytes()
+    contents["codecheck.yml"] = codecheck(listed).encode()
+    contents["CMMD-LICENCE.txt"] = (ROOT / "lumin/cmmd/LICENCE.txt").read_bytes()
+    known = {f"{OUTPUTS}/{name}": sha for name, sha in listed.items()}
+    contents[manifest.SUMS] = sums(contents, known).encode()
     path = out / manifest.ARCHIVE
     with atomic(path) as part, ZipFile(part, "w") as archive:
         for name, content in sorted(contents.items()):
@@ -78,16 +81,17 @@ def store(archive: ZipFile, name: str, content: bytes | Path) -> None:
         shutil.copyfileobj(file, target, 1 << 20)
 
 
-def outputs(out: Path, left_out: Collection[str]) -> Contents:
-    """What the manifest lists and the folder has, but for `left_out` and sources.csv."""
-    names = [manifest.MANIFEST]
+def outputs(out: Path, left_out: Collection[str]) -> dict[str, str]:
+    """The files of the manifest but for `left_out` and sources.csv, as far as they are there.
+
+    Returns file -> SHA-256.
+    """
+    files: dict[str, str] = {}
     for entry in manifest.entries(recorded(out)):
-        names += entry["files"]
-    contents: Contents = {}
-    for name in names:
-        if name.split("/")[0] not in {*left_out, "sources.csv"} and (out / name).is_file():
-            contents[f"{OUTPUTS}/{name}"] = out / name
-    return contents
+        for name, sha in entry["files"].items():
+            if name.split("/")[0] not in {*left_out, "sources.csv"} and (out / name).is_file():
+                files[name] = sha
+    return files
 
 
 def recorded_commit(out: Path) -> str:
@@ -114,26 +118,24 @@ def source(recorded: str) -> tuple[str, Contents]:
     return "", contents
 
 
-def sums(contents: Mapping[str, bytes | Path]) -> str:
-    """SHA256SUMS of all files, for `sha256sum -c`."""
+def sums(contents: Contents, known: Mapping[str, str]) -> str:
+    """SHA256SUMS of all files, for `sha256sum -c`; `known` are the hashes of those on the disk."""
     lines = []
     for name, content in sorted(contents.items()):
-        sha = sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+        sha = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else known[name]
         lines.append(f"{sha}  {name}\n")
     return "".join(lines)
 
 
-def codecheck(contents: Collection[str]) -> str:
-    """What is to be recreated, and the claim that each file supports, in CODECHECK's form.
+def codecheck(files: Collection[str]) -> str:
+    """What of the outputs is to be recreated, and the claim of each file, in CODECHECK's form.
 
     https://codecheck.org.uk/spec/config/1.0/. JSON strings are YAML strings.
     """
     lines = ["---", "version: https://codecheck.org.uk/spec/config/1.0/", "manifest:"]
     claims = {f"tables/{name}.md": claim(table) for name, table in TABLES.items()}
-    claims["figures/fig2.png"] = "Figure 2. Claim: MLMC looks at the findings (Grad-CAM)."
-    claims["tables/audit.md"] = "Which statements of the paper follow from its printed figures."
-    for name, text in claims.items():
-        if f"{OUTPUTS}/{name}" in contents:
+    for name, text in (claims | CLAIMS).items():
+        if name in files:
             lines += [f"  - file: {OUTPUTS}/{name}", f"    comment: {json.dumps(text)}"]
     return "\n".join([*lines, PAPER])
 
@@ -146,6 +148,12 @@ def claim(table: Table) -> str:
     return f"{table.title}. Claim: {challenger} is above {baseline} (section 3)."
 
 
+CLAIMS = {
+    "tables/reproduced.md": "Which figures of Table 2 are consistent with the paper's.",
+    "tables/sheet.md": "What the clinical sheet alone can tell.",
+    "tables/audit.md": "Which statements of the paper follow from its printed figures.",
+    "figures/fig2.png": "Figure 2. Claim: MLMC looks at the findings (Grad-CAM).",
+}
 PAPER = """paper:
   title: "Classification of Luminal Subtypes in Full Mammogram Images Using Transfer Learning"
   authors:

@@ -14,22 +14,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lumin.run import compare, stages, verify
-from lumin.run.findings import Finding, some
+from lumin.run.findings import Finding, recorded
 from lumin.run.make import Stage
 from lumin.run.study import Study
 
 LEVELS = {  # what follows from what, and how a reader asks for it
-    "Level 1": (
-        "tables from predictions, split from cohort and seed",
-        "Files must be as recorded.",
-    ),
+    "Level 1": ("tables from predictions, split from cohort and seed", ""),
     "Level 2": ("predictions from weights and images", "Use --predict."),
     "Level 3": ("weights from images and seeds", "Use --retrain TASK/FOLD, such as mlmc/0."),
     "Images": (
-        "cohort and images as in another folder",
-        "Are they CMMD's? Run python repro.py prepare on CMMD, and use --against.",
+        "cohort and images from the DICOM files",
+        "Run python repro.py prepare (with --demo for a synthetic cohort) and use --against.",
     ),
+    "Others": ("figures, report.html, control.md", "Only their hashes were compared."),
 }
+SHOWN = 10  # names in one line
 
 
 def review(
@@ -44,7 +43,11 @@ def review(
     `beyond` gives the stages that are not the pipeline's; `other` is a folder to compare with.
     Nothing follows from files that are not as recorded.
     """
+    if predict or retrain:
+        import torch  # noqa: F401  where it is missing, that is told before anything is checked
+
     out = study.out
+    yield "", [origin(out)]
     findings = verify.hashes(out)
     yield "", findings
     if all(finding.ok is not False for finding in findings) and (out / "split.csv").exists():
@@ -56,6 +59,14 @@ def review(
     if other:
         for finding in compare.against(out, other):
             yield "Images" if finding.stage == "prepare" else "", [finding]
+
+
+def origin(out: Path) -> Finding:
+    """Whose run it is, as its manifest tells."""
+    settings = recorded(out)["settings"]
+    run = f"{settings.get('cohort')}, {settings.get('images')}, seed {settings.get('seed')}"
+    what = f'{run}. "As recorded" means as in this manifest, which came with the files'
+    return Finding("manifest", "", what, None)
 
 
 def recomputed(
@@ -76,16 +87,19 @@ def recomputed(
 def conclusion(levels: Mapping[str, Sequence[Finding]]) -> list[Finding]:
     """The findings of each level -> a line a level: what it reached, or how to ask for it."""
     lines: list[Finding] = []
-    if not levels:  # nothing was looked at
-        return lines
     for level, (what, how) in LEVELS.items():
-        found = levels.get(level, ())
-        states = {finding.ok for finding in found}
+        findings = levels.get(level, ())
+        states = {finding.ok for finding in findings}
         if states == {True}:
-            names = some([finding.stage.removeprefix("train/") for finding in found])
-            lines.append(Finding(level, "", f"{what} ({names})", True))
+            names = [finding.stage.removeprefix("train/") for finding in findings]
+            which = ", ".join(names) if len(names) <= SHOWN else f"{len(names)} trainings"
+            lines.append(Finding(level, "", f"{what} ({which})", True))
         elif False in states:
             lines.append(Finding(level, "", what, False))
+        elif findings:
+            lines.append(Finding(level, "", f"{what}: open; the reason is above.", None))
+        elif "Level 1" not in levels:
+            lines.append(Finding(level, "", f"{what}: open. Files must be as recorded.", None))
         else:
             lines.append(Finding(level, "", f"{what}: open. {how}", None))
-    return lines
+    return lines if levels else []

@@ -1,10 +1,10 @@
-"""The four augmentations (2.2), batched on the device that trains, every sample keyed.
+"""The four augmentations (2.2) on the device that trains, every sample keyed.
 
 Flip, AugMix and histogram equalization work on (H, W) uint8, erasing on the normalised image: the
 paper's order. The reference is torchvision.transforms.v2 on the one-channel uint8 image with its
 defaults, one image at a time.
 
-A change of grey levels is a table of 256 entries, and one after another is a table still: the
+A change of grey levels is a table of 256 entries, and several in a row are one table still: the
 pixels are touched only where a chain moves them, sharpens them, or ends. All parameters are known
 on the CPU and reach the device as scalars, so no step waits for it. On one device an image's bytes
 do not depend on the images beside it.
@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -38,7 +39,8 @@ MOVING = {"ShearX", "ShearY", "Rotate", "TranslateX", "TranslateY", "Sharpness"}
 WITHOUT_MAGNITUDE = {"AutoContrast", "Equalize"}
 
 Step = tuple[str, float]  # AugMix operation and its magnitude, with its sign
-Recipe = tuple[tuple[Step, ...], ...]  # three chains of one to three Steps, or () for no AugMix
+Chain = tuple[Step, ...]  # one to three Steps
+Chains = tuple[Chain, ...]  # three, or none without AugMix
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,14 @@ class Draws:
     """All random parameters of B samples.
 
     flip       (B,) bool
-    chains     B recipes of AugMix
+    chains     B times AugMix's chains
     weights    (B, 4) float32: of the image itself and of its chains
     equalize   (B,) bool
     box        (B, 4) int: top, left, height, width to erase; height 0: none
     """
 
     flip: np.ndarray
-    chains: list[Recipe]
+    chains: list[Chains]
     weights: np.ndarray
     equalize: np.ndarray
     box: np.ndarray
@@ -99,12 +101,12 @@ def draw(keys: Sequence[tuple], height: int, width: int) -> Draws:
     flip, augmix, equalize, erased = (apply < probabilities).T
     chains = []
     for mixed, lengths, numbers in zip(augmix, depth, steps.reshape(-1, 3, 9), strict=True):
-        chains.append(recipe_of(lengths, numbers, height, width) if mixed else ())
+        chains.append(chains_of(lengths, numbers, height, width) if mixed else ())
     box = boxes(erase.reshape(-1, ATTEMPTS, 4), height, width) * erased[:, None]
     return Draws(flip, chains, mixing(weight), equalize, box)
 
 
-def recipe_of(lengths: np.ndarray, numbers: np.ndarray, height: int, width: int) -> Recipe:
+def chains_of(lengths: np.ndarray, numbers: np.ndarray, height: int, width: int) -> Chains:
     """(3,) and (3, 9) uniform numbers -> three chains of one to three Steps.
 
     `numbers` choose the operation, the magnitude and the sign of each of nine possible steps.
@@ -150,162 +152,21 @@ def boxes(uniform: np.ndarray, height: int, width: int) -> np.ndarray:
 # ---- grey levels: histograms and tables ----------------------------------------------------------
 
 
-def histogram(images: Tensor) -> Tensor:
-    """(n, H, W) uint8 -> (n, 256) int64 counts."""
-    if not images.is_cuda:
-        return torch.stack([torch.bincount(image.flatten(), minlength=256) for image in images])
-    # One histogram of n x 256 levels. On whole numbers histc is deterministic; bincount would wait
-    # for the maximum.
-    offset = 256 * torch.arange(len(images), dtype=torch.int32, device=images.device)
-    bins = 256 * len(images)
-    return torch.histc(images.flatten(1) + offset[:, None], bins, 0, bins).view(-1, 256).long()
+def histogram(image: Tensor) -> Tensor:
+    """(H, W) uint8 -> (256,) int64 counts."""
+    if image.is_cuda:
+        # On whole numbers histc is deterministic; bincount would wait for the maximum.
+        return torch.histc(image.flatten().int(), 256, 0, 256).long()
+    return torch.bincount(image.flatten(), minlength=256)
 
 
-def look_up(images: Tensor, tables: Tensor) -> Tensor:
-    """(n, H, W) uint8, (n, 256) uint8 -> (n, H, W) uint8: each pixel's entry in its table."""
-    if images.is_cuda:
-        return tables.gather(1, images.flatten(1).long()).view_as(images)
+def look_up(image: Tensor, table: Tensor) -> Tensor:
+    """(H, W) uint8, (256,) uint8 -> (H, W) uint8: each pixel's entry in the table."""
+    if image.is_cuda:
+        return table.gather(0, image.flatten().long()).view_as(image)
     # bytes.translate is this very operation, five times as fast as an index of 64-bit integers.
-    pairs = zip(images.numpy(), tables.numpy(), strict=True)
-    looked = (image.tobytes().translate(table.tobytes()) for image, table in pairs)
-    return torch.frombuffer(bytearray().join(looked), dtype=torch.uint8).view(images.shape)
-
-
-def equalization(counts: Tensor) -> Tensor:
-    """(n, 256) counts -> (n, 256) uint8 tables that equalize, rounded as ImageOps.equalize does."""
-    cumulative = counts.cumsum(1)
-    total = cumulative[:, -1:]
-    without_brightest = cumulative.masked_fill(cumulative == total, 0).amax(1, keepdim=True)
-    step = without_brightest // 255
-    table = ((cumulative - counts + step // 2) // step.clamp(min=1)).clamp(max=255)
-    # Step 0: too few pixels or levels, left as it is
-    return torch.where(step > 0, table, levels(counts.device)).to(torch.uint8)
-
-
-def stretched(tables: Tensor, counts: Tensor) -> Tensor:
-    """(n, 256) tables, counts before them -> tables that stretch the levels to 0 .. 255."""
-    grey = tables.float()
-    low = grey.masked_fill(counts == 0, 255).amin(1, keepdim=True)
-    high = grey.masked_fill(counts == 0, 0).amax(1, keepdim=True)
-    scale = (high - low) * (1 / 255)
-    return torch.where(high == low, grey, ((grey - low) / scale).clamp(0, 255)).to(torch.uint8)
-
-
-def contrasted(tables: Tensor, counts: Tensor, factor: float) -> Tensor:
-    """(n, 256) tables, counts before them -> tables blended with the image's mean grey."""
-    mean = ((tables * counts).sum(1, keepdim=True).double() / counts.sum(1, keepdim=True)).float()
-    return tables.mul(factor).add_(mean, alpha=1 - factor).clamp_(0, 255).to(torch.uint8)
-
-
-def equalized(tables: Tensor, counts: Tensor) -> Tensor:
-    """(n, 256) tables, counts before them -> tables that equalize what came out of them."""
-    after = ((tables[:, :, None] == levels(tables.device)) * counts[:, :, None]).sum(1)
-    return equalization(after).gather(1, tables.long())
-
-
-# ---- pixels: what moves or sharpens them ---------------------------------------------------------
-
-
-def warp(images: Tensor, matrix: Sequence[float]) -> Tensor:
-    """(n, H, W) uint8 -> the same, sampled bilinearly; outside the image is 0.
-
-    matrix    a, b, c, d, e, f: the pixel at (x, y), from the centre, comes from (ax + by + c, dx +
-              ey + f)
-    """
-    a, b, c, d, e, f = matrix
-    height, width = images.shape[1:]
-    x = torch.arange(width, device=images.device).sub((width - 1) / 2)
-    y = torch.arange(height, device=images.device).sub((height - 1) / 2)[:, None]
-    grid = torch.empty(height, width, 2, device=images.device)
-    # grid_sample wants -1 .. 1 from edge to edge.
-    torch.add(x * (2 * a / width), (b * y + c) * (2 / width), out=grid[..., 0])
-    torch.add(x * (2 * d / height), (e * y + f) * (2 / height), out=grid[..., 1])
-    # Bilinear, and zeros outside, are grid_sample's defaults
-    places = grid.expand(len(images), -1, -1, -1)
-    sampled = F.grid_sample(images[:, None].float(), places, align_corners=False)
-    return sampled[:, 0].round_().to(torch.uint8)
-
-
-def sharpened(images: Tensor, factor: float) -> Tensor:
-    """(n, H, W) uint8 -> blended with its 3x3 blur (centre 5, neighbours 1, over 13); the border
-    stays.
-
-    Sums of whole numbers, and no thirteenth lies halfway, so the blur is exact whatever the order.
-    """
-    if min(images.shape[1:]) <= 2:
-        return images
-    out = images.float()
-    rows = out[:, :-2] + out[:, 1:-1] + out[:, 2:]
-    inner = out[:, 1:-1, 1:-1]
-    blur = rows[:, :, :-2] + rows[:, :, 1:-1]
-    blur.add_(rows[:, :, 2:]).add_(inner, alpha=4).mul_(1 / 13).round_()
-    inner.add_(blur.sub_(inner), alpha=1 - factor)
-    return out.clamp_(0, 255).to(torch.uint8)
-
-
-# ---- AugMix --------------------------------------------------------------------------------------
-
-
-@dataclass
-class Chain:
-    """A chain under way: its image is `table[pixels]`."""
-
-    steps: tuple[Step, ...]
-    pixels: Tensor
-    counts: Tensor | None  # the histogram of `pixels`, once known
-    table: Tensor  # of 256 grey levels
-    pending: bool = False  # does the table change anything?
-
-
-def moved(images: Tensor, operation: str, magnitude: float) -> Tensor:
-    """(n, H, W) -> the same after one of the MOVING operations."""
-    height, width = images.shape[1:]
-    match operation:
-        case "ShearX":  # about the top left corner
-            return warp(images, (1, magnitude, magnitude * height / 2, 0, 1, 0))
-        case "ShearY":
-            return warp(images, (1, 0, 0, magnitude, 1, magnitude * width / 2))
-        case "Rotate":  # anticlockwise
-            cosine, sine = math.cos(math.radians(magnitude)), math.sin(math.radians(magnitude))
-            return warp(images, (cosine, -sine, 0, sine, cosine, 0))
-        case "TranslateX":
-            return F.pad(images, (int(magnitude), -int(magnitude)))  # by less than 0 crops
-        case "TranslateY":
-            return F.pad(images, (0, 0, int(magnitude), -int(magnitude)))
-        case "Sharpness":
-            return sharpened(images, 1 + magnitude)
-    raise ValueError(operation)
-
-
-def regraded(chains: Sequence[Chain], operation: str, magnitude: float) -> Tensor:
-    """Chains -> their (n, 256) tables after one of the operations that only change grey levels."""
-    tables = torch.stack([chain.table for chain in chains])
-    match operation:
-        case "AutoContrast":
-            return stretched(tables, count(chains))
-        case "Equalize":
-            return equalized(tables, count(chains))
-        case "Contrast":
-            return contrasted(tables, count(chains), 1 + magnitude)
-        case "Brightness":
-            return tv.adjust_brightness(tables[:, None, None], 1 + magnitude)[:, 0, 0]
-        case "Posterize":
-            return tv.posterize(tables, int(magnitude))
-        case "Solarize":
-            return tv.solarize(tables, 255 * magnitude)
-    raise ValueError(operation)
-
-
-def settle(chains: Sequence[Chain]) -> None:
-    """Send the pixels of chains through their tables."""
-    pending = [chain for chain in chains if chain.pending]
-    if not pending:
-        return
-    tables = torch.stack([chain.table for chain in pending])
-    images = look_up(torch.stack([chain.pixels for chain in pending]), tables)
-    for chain, pixels in zip(pending, images, strict=True):
-        chain.pixels, chain.counts = pixels, None
-        chain.table, chain.pending = levels(pixels.device), False
+    pixels = image.numpy().tobytes().translate(table.numpy().tobytes())
+    return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(image.shape)
 
 
 def levels(device: torch.device) -> Tensor:
@@ -313,57 +174,153 @@ def levels(device: torch.device) -> Tensor:
     return torch.arange(256, dtype=torch.uint8, device=device)
 
 
-def count(chains: Sequence[Chain]) -> Tensor:
-    """Chains -> (n, 256) histograms of their pixels, counted where not yet known."""
-    unknown = [chain for chain in chains if chain.counts is None]
-    if unknown:
-        rows = histogram(torch.stack([chain.pixels for chain in unknown]))
-        for chain, row in zip(unknown, rows, strict=True):
-            chain.counts = row
-    return torch.stack([chain.counts for chain in chains if chain.counts is not None])
+def equalization(counts: Tensor) -> Tensor:
+    """(256,) counts -> (256,) uint8 table that equalizes, rounded as ImageOps.equalize does."""
+    cumulative = counts.cumsum(0)
+    without_brightest = cumulative.masked_fill(cumulative == cumulative[-1], 0).amax()
+    step = without_brightest // 255
+    table = ((cumulative - counts + step // 2) // step.clamp(min=1)).clamp(max=255)
+    # Step 0: too few pixels or levels, left as it is
+    return torch.where(step > 0, table, levels(counts.device)).to(torch.uint8)
 
 
-def advance(chains: Sequence[Chain], operation: str, magnitude: float) -> None:
-    """The same operation on several chains at once."""
-    if operation in MOVING:
-        settle(chains)
-        images = moved(torch.stack([chain.pixels for chain in chains]), operation, magnitude)
-        for chain, pixels in zip(chains, images, strict=True):
-            chain.pixels, chain.counts = pixels, None
-    else:
-        for chain, table in zip(chains, regraded(chains, operation, magnitude), strict=True):
-            chain.table, chain.pending = table, True
+def stretched(table: Tensor, counts: Tensor) -> Tensor:
+    """(256,) table, counts before it -> table that stretches the levels to 0 .. 255."""
+    grey = table.float()
+    low = grey.masked_fill(counts == 0, 255).amin()
+    high = grey.masked_fill(counts == 0, 0).amax()
+    scale = (high - low) * (1 / 255)
+    return torch.where(high == low, grey, ((grey - low) / scale).clamp(0, 255)).to(torch.uint8)
 
 
-def changes_nothing(operation: str, magnitude: float) -> bool:
+def contrasted(table: Tensor, counts: Tensor, factor: float) -> Tensor:
+    """(256,) table, counts before it -> table blended with the image's mean grey."""
+    mean = ((table * counts).sum().double() / counts.sum()).float()
+    return table.mul(factor).add_(mean, alpha=1 - factor).clamp_(0, 255).to(torch.uint8)
+
+
+def equalized(table: Tensor, counts: Tensor) -> Tensor:
+    """(256,) table, counts before it -> table that equalizes what comes out of it."""
+    after = ((table[:, None] == levels(table.device)) * counts[:, None]).sum(0)
+    return equalization(after).gather(0, table.long())
+
+
+# ---- pixels: what moves or sharpens them ---------------------------------------------------------
+
+
+def warp(image: Tensor, matrix: Sequence[float]) -> Tensor:
+    """(H, W) uint8 -> the same, sampled bilinearly; outside the image is 0.
+
+    matrix    a, b, c, d, e, f: the pixel at (x, y), from the centre, comes from (ax + by + c, dx +
+              ey + f)
+    """
+    a, b, c, d, e, f = matrix
+    height, width = image.shape
+    x = torch.arange(width, device=image.device).sub((width - 1) / 2)
+    y = torch.arange(height, device=image.device).sub((height - 1) / 2)[:, None]
+    # grid_sample wants -1 .. 1 from edge to edge.
+    from_x = x * (2 * a / width) + (b * y + c) * (2 / width)
+    from_y = x * (2 * d / height) + (e * y + f) * (2 / height)
+    places = torch.stack([from_x, from_y], -1)
+    # Bilinear, and zeros outside, are grid_sample's defaults
+    sampled = F.grid_sample(image[None, None].float(), places[None], align_corners=False)
+    return sampled[0, 0].round_().to(torch.uint8)
+
+
+def sharpened(image: Tensor, factor: float) -> Tensor:
+    """(H, W) uint8 -> blended with its 3x3 blur (centre 5, neighbours 1, over 13); the border
+    stays.
+
+    Sums of whole numbers, and no thirteenth lies halfway, so the blur is exact whatever the order.
+    """
+    if min(image.shape) <= 2:
+        return image
+    out = image.float()
+    rows = out[:-2] + out[1:-1] + out[2:]
+    inner = out[1:-1, 1:-1]
+    blur = rows[:, :-2] + rows[:, 1:-1]
+    blur.add_(rows[:, 2:]).add_(inner, alpha=4).mul_(1 / 13).round_()
+    inner.add_(blur.sub_(inner), alpha=1 - factor)
+    return out.clamp_(0, 255).to(torch.uint8)
+
+
+def moved(image: Tensor, operation: str, magnitude: float) -> Tensor:
+    """(H, W) -> the same after one of the MOVING operations."""
+    height, width = image.shape
+    match operation:
+        case "ShearX":  # about the top left corner
+            return warp(image, (1, magnitude, magnitude * height / 2, 0, 1, 0))
+        case "ShearY":
+            return warp(image, (1, 0, 0, magnitude, 1, magnitude * width / 2))
+        case "Rotate":  # anticlockwise
+            cosine, sine = math.cos(math.radians(magnitude)), math.sin(math.radians(magnitude))
+            return warp(image, (cosine, -sine, 0, sine, cosine, 0))
+        case "TranslateX":
+            return F.pad(image, (int(magnitude), -int(magnitude)))  # by less than 0 crops
+        case "TranslateY":
+            return F.pad(image, (0, 0, int(magnitude), -int(magnitude)))
+        case "Sharpness":
+            return sharpened(image, 1 + magnitude)
+    raise ValueError(operation)
+
+
+# ---- AugMix --------------------------------------------------------------------------------------
+
+
+def regraded(image: Tensor, table: Tensor, operation: str, magnitude: float) -> Tensor:
+    """(256,) table that the image is to go through -> with one more change of grey levels."""
+    match operation:
+        case "AutoContrast":
+            return stretched(table, histogram(image))
+        case "Equalize":
+            return equalized(table, histogram(image))
+        case "Contrast":
+            return contrasted(table, histogram(image), 1 + magnitude)
+        case "Brightness":
+            return tv.adjust_brightness(table[None, None], 1 + magnitude)[0, 0]
+        case "Posterize":
+            return tv.posterize(table, int(magnitude))
+        case "Solarize":
+            return tv.solarize(table, 255 * magnitude)
+    raise ValueError(operation)
+
+
+def changes_nothing(step: Step) -> bool:
     """One channel has no colour; magnitude 0 does nothing, but for the two without magnitude."""
+    operation, magnitude = step
     return operation == "Color" or (magnitude == 0 and operation not in WITHOUT_MAGNITUDE)
 
 
-def augmix(images: Tensor, recipes: Sequence[Recipe], weights: np.ndarray) -> list[Tensor]:
-    """(n, H, W) uint8, n recipes, (n, 4) weights -> n (H, W) uint8.
+def is_moving(step: Step) -> bool:
+    """True for what needs the pixels themselves, False for a change of grey levels."""
+    return step[0] in MOVING
 
-    Equal steps of all chains of all images are taken together. The sum is cut, not rounded, as in
-    the reference.
+
+def chained(image: Tensor, chain: Chain) -> Tensor:
+    """(H, W) uint8 -> the same after each step of a chain."""
+    steps = [step for step in chain if not changes_nothing(step)]
+    for moving, row in groupby(steps, is_moving):
+        if moving:
+            for operation, magnitude in row:
+                image = moved(image, operation, magnitude)
+        else:
+            table = levels(image.device)
+            for operation, magnitude in row:
+                table = regraded(image, table, operation, magnitude)
+            image = look_up(image, table)
+    return image
+
+
+def augmix(image: Tensor, chains: Chains, weights: np.ndarray) -> Tensor:
+    """(H, W) uint8, its chains, (4,) weights -> (H, W) uint8: the weighted sum of image and chains.
+
+    The sum is cut, not rounded, as in the reference.
     """
-    chains, unchanged = [], levels(images.device)
-    for image, counts, recipe in zip(images, histogram(images), recipes, strict=True):
-        chains += [Chain(steps, image, counts, unchanged) for steps in recipe]
-    for nth in range(DEPTH):
-        alike: dict[Step, list[Chain]] = {}
-        for chain in chains:
-            if nth < len(chain.steps) and not changes_nothing(*chain.steps[nth]):
-                alike.setdefault(chain.steps[nth], []).append(chain)
-        for (operation, magnitude), members in alike.items():
-            advance(members, operation, magnitude)
-    settle(chains)
-    mixed, finished = [], iter(chains)  # three an image
-    for image, (own, *others) in zip(images, weights.tolist(), strict=True):
-        total = image * own
-        for weight in others:
-            total += next(finished).pixels * weight
-        mixed.append(total.to(torch.uint8))
-    return mixed
+    own, *others = weights.tolist()
+    total = image * own
+    for chain, weight in zip(chains, others, strict=True):
+        total += chained(image, chain) * weight
+    return total.to(torch.uint8)
 
 
 # ---- the batch -----------------------------------------------------------------------------------
@@ -374,14 +331,12 @@ def normalise(images: Tensor) -> Tensor:
 
     In memory channels_last, which is how the network wants it.
     """
-    batch, height, width = images.shape
-    out = torch.empty(batch, height, width, 3, device=images.device)
-    # On a CPU, as many images at a time as its cache holds
-    at_once = batch if images.is_cuda else max(1, 2**19 // (height * width))
+    out = torch.empty(*images.shape, 3, device=images.device)
+    at_once = len(images) if images.is_cuda else 1  # as much as a CPU's cache holds
     for part, result in zip(images.split(at_once), out.split(at_once), strict=True):
-        share = part.float().mul_(1 / 255)
+        grey = part.float().mul_(1 / 255)
         for channel, (mean, sd) in enumerate(zip(IMAGENET_MEAN, IMAGENET_SD, strict=True)):
-            torch.div(share - mean, sd, out=result[..., channel])
+            torch.div(grey - mean, sd, out=result[..., channel])
     return out.permute(0, 3, 1, 2)
 
 
@@ -390,18 +345,11 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
     pictures = list(images)
     for i in np.flatnonzero(draws.flip).tolist():
         pictures[i] = pictures[i].flip(-1)
-    mixed = [i for i, chains in enumerate(draws.chains) if chains]
-    if mixed:
-        originals = torch.stack([pictures[i] for i in mixed])
-        blends = augmix(originals, [draws.chains[i] for i in mixed], draws.weights[mixed])
-        for i, picture in zip(mixed, blends, strict=True):
-            pictures[i] = picture
-    equalize = np.flatnonzero(draws.equalize).tolist()
-    if equalize:
-        originals = torch.stack([pictures[i] for i in equalize])
-        flat = look_up(originals, equalization(histogram(originals)))
-        for i, picture in zip(equalize, flat, strict=True):
-            pictures[i] = picture
+    for i, chains in enumerate(draws.chains):
+        if chains:
+            pictures[i] = augmix(pictures[i], chains, draws.weights[i])
+    for i in np.flatnonzero(draws.equalize).tolist():
+        pictures[i] = look_up(pictures[i], equalization(histogram(pictures[i])))
     out = normalise(torch.stack(pictures))
     for sample, (top, left, height, width) in zip(out, draws.box.tolist(), strict=True):
         if height:

@@ -28,22 +28,18 @@ class Classifier(ResNet):
     chance.
     """
 
+    frozen_norm = False  # keep the statistics, scale and shift of batch normalisation
+
     def __init__(self, outputs: int, dropout: float = 0.0, precision: str = "fp32") -> None:
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=outputs)
         self.dropout, self.bf16 = dropout, precision == "bf16"
         self.to(memory_format=torch.channels_last)
-        self.frozen: list[nn.Module] = []  # layers that stay in evaluation mode
-
-    def freeze_norms(self) -> None:
-        """Keep the statistics, scale and shift of batch normalisation as they are."""
-        self.frozen = [layer for layer in self.modules() if isinstance(layer, nn.BatchNorm2d)]
-        for layer in self.frozen:
-            layer.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for layer in self.frozen:
-            layer.eval()
+        for layer in self.modules():
+            if self.frozen_norm and isinstance(layer, nn.BatchNorm2d):
+                layer.eval().requires_grad_(False)
         return self
 
     def maps(self, images: Tensor) -> Tensor:
@@ -105,9 +101,10 @@ def starting_weights(path: Path) -> Weights:
     weights = without_head(load_weights(path))
     with torch.device("meta"):
         expected = shapes(without_head(Classifier(1).state_dict()))
-    if shapes(weights) != expected:
-        wrong = dict(shapes(weights).items() ^ expected.items())
-        raise UserError(f"{path} is no ResNet-18: {', '.join(sorted(wrong)[:3])} do not fit.")
+    differing = shapes(weights).items() ^ expected.items()
+    if differing:
+        names = sorted({name for name, _ in differing})
+        raise UserError(f"{path} is no ResNet-18: {', '.join(names[:3])} do not fit.")
     return weights
 
 
@@ -135,9 +132,8 @@ def network(task: Task, start: Weights | None, key: Sequence[object], precision:
     model = Classifier(len(task.outputs), task.dropout, precision)
     if start is not None:
         model.load_state_dict(without_head(start), strict=False)
-    if task.frozen_norm:
-        model.freeze_norms()
-    return model
+    model.frozen_norm = task.frozen_norm
+    return model.train()
 
 
 def restore(task: Task, path: Path, stack: Stack, device: torch.device) -> Classifier:

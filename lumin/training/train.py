@@ -93,8 +93,8 @@ class State:
 
 def finished(history: Sequence[dict], epochs: int) -> bool:
     """Has a training had its epochs, or PATIENCE of them without a lower validation loss (2.2)?"""
-    since_best = next((i for i, line in enumerate(reversed(history)) if line["best"]), 0)
-    return len(history) >= epochs or since_best >= PATIENCE
+    lately = [line["best"] for line in history[-PATIENCE:]]
+    return len(history) >= epochs or (len(lately) == PATIENCE and not any(lately))
 
 
 # ---- one epoch -----------------------------------------------------------------------------------
@@ -145,10 +145,13 @@ def rate(task: Task, history: Sequence[dict], epochs: int) -> float:
     """
     if task.schedule == "cosine":
         return task.learning_rate * (1 + math.cos(math.pi * len(history) / epochs)) / 2
+    if task.schedule == "none":
+        return task.learning_rate
     worse = drops = 0
-    for line in history if task.schedule == "plateau" else ():
-        worse = 0 if line["best"] else worse % PLATEAU + 1
-        drops += worse == PLATEAU
+    for line in history:
+        worse = 0 if line["best"] else worse + 1
+        if worse == PLATEAU:
+            worse, drops = 0, drops + 1
     return task.learning_rate * 0.1**drops
 
 

@@ -63,13 +63,20 @@ def site(tmp_path):
     run.stdout.close()
 
 
+def download_sheet(folder, url):
+    """The sheet of a data folder, from a single address."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clinical, "URLS", (url,))
+        return clinical.download_sheet(folder)
+
+
 def test_sheet(site, tmp_path):
     workbook(tmp_path / "site/sheet.xlsx", table())
-    path = clinical.download_sheet(tmp_path / "data", site + "sheet.xlsx")
+    path = download_sheet(tmp_path / "data", site + "sheet.xlsx")
     assert path == tmp_path / "data" / clinical.SHEET
     assert path.read_bytes() == (tmp_path / "site/sheet.xlsx").read_bytes()
     assert (
-        clinical.download_sheet(tmp_path / "data", "http://127.0.0.1:9") == path
+        download_sheet(tmp_path / "data", "http://127.0.0.1:9") == path
     )  # there, so not asked for
 
 
@@ -89,7 +96,7 @@ def test_sheet(site, tmp_path):
 def test_another_sheet_is_not_accepted(site, tmp_path, change, says):
     workbook(tmp_path / "site/sheet.xlsx", change(table()))
     with pytest.raises(UserError) as caught:
-        clinical.download_sheet(tmp_path / "data", site + "sheet.xlsx")
+        download_sheet(tmp_path / "data", site + "sheet.xlsx")
     assert re.search(says, caught.value.details[0])
     assert "--sheet PATH" in str(caught.value)
     assert not (tmp_path / "data" / clinical.SHEET).exists()
@@ -99,7 +106,7 @@ def test_a_page_instead_of_the_sheet_is_not_accepted(site, tmp_path):
     (tmp_path / "site/sheet.xlsx").write_text("<html>Log in</html>")
     for name, says in (("sheet.xlsx", "not readable as a workbook"), ("other.xlsx", "404")):
         with pytest.raises(UserError) as caught:
-            clinical.download_sheet(tmp_path / "data", site + name)
+            download_sheet(tmp_path / "data", site + name)
         assert says in caught.value.details[0]
 
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import CODES, SHARED
 
 from lumin.cmmd import corrections
-from lumin.cmmd.corrections import Correction, apply
+from lumin.cmmd.corrections import Correction, correct
 from lumin.data.headers import Header
 from lumin.data.sheet import Breast, read_sheet
 from lumin.data.split import split
@@ -39,7 +39,7 @@ PAIR = images(("A", "L"), ("A", "R"))
 
 
 def test_a_dropped_image_goes_alone():
-    found, breasts, notes = apply(
+    found, breasts, notes = correct(
         PAIR, sheet(("A", "L")), [Correction("A", "L", "MLO", "drop", "damaged")]
     )
     assert [i.image for i in found] == ["A.L.CC", "A.R.CC", "A.R.MLO"]
@@ -49,13 +49,13 @@ def test_a_dropped_image_goes_alone():
 
 def test_swapped_side_tags_give_a_breast_its_own_image():
     rows = [Correction("A", side, "CC", "flip_side", "pixels") for side in "LR"]
-    found, _, notes = apply(PAIR, sheet(("A", "L")), rows)
+    found, _, notes = correct(PAIR, sheet(("A", "L")), rows)
     assert shown(found) == [("A.L.CC", "R"), ("A.L.MLO", "L"), ("A.R.CC", "L"), ("A.R.MLO", "R")]
     assert notes[0] == "A L CC taken for R: pixels"
 
 
 def test_labels_move_to_the_other_breast():
-    found, breasts, notes = apply(
+    found, breasts, notes = correct(
         PAIR, sheet(("A", "L")), [Correction("A", "L", "", "other_side", "reading")]
     )
     assert found == PAIR
@@ -65,8 +65,8 @@ def test_labels_move_to_the_other_breast():
 
 def test_nothing_to_correct_changes_nothing_and_input_stays():
     before, labelled = list(PAIR), sheet(("A", "L"))
-    assert apply(PAIR, labelled, []) == (PAIR, labelled, [])
-    apply(
+    assert correct(PAIR, labelled, []) == (PAIR, labelled, [])
+    correct(
         PAIR,
         labelled,
         [Correction("A", "L", "", "other_side", "x"), Correction("A", "R", "CC", "drop", "x")],
@@ -92,7 +92,7 @@ def test_nothing_to_correct_changes_nothing_and_input_stays():
 )
 def test_a_correction_that_does_not_meet_its_image_is_an_error(row, there, labelled, what):
     with pytest.raises(UserError, match="leave out --cleaned") as error:
-        apply(there, sheet(*labelled), [Correction(*row)])
+        correct(there, sheet(*labelled), [Correction(*row)])
     assert any(what in line for line in error.value.details)
     assert isinstance(error.value, UserError)
 
@@ -100,7 +100,7 @@ def test_a_correction_that_does_not_meet_its_image_is_an_error(row, there, label
 def test_every_lacking_image_is_named_at_once():
     rows = [Correction(p, "L", "CC", "drop", "x") for p in "BCA"]
     with pytest.raises(UserError, match="2 of 3 corrections") as error:
-        apply(PAIR, sheet(("A", "L")), rows)
+        correct(PAIR, sheet(("A", "L")), rows)
     assert error.value.details == [
         "B L CC: 0 such images instead of one",
         "C L CC: 0 such images instead of one",
@@ -162,7 +162,7 @@ def used(found, breasts):
 
 def test_every_correction_meets_cmmd(cmmd):
     rows = corrections.read()
-    found, breasts, notes = apply(*cmmd, rows)
+    found, breasts, notes = correct(*cmmd, rows)
     assert (len(cmmd[0]), len(found)) == (5202, 5193)
     assert len({(i.patient, i.laterality, i.view) for i in found}) == len(found)
     assert len(breasts) == 1872
@@ -177,7 +177,7 @@ def test_every_correction_meets_cmmd(cmmd):
 
 def test_only_the_corrected_patients_change(cmmd):
     rows = corrections.read()
-    found, breasts, _ = apply(*cmmd, rows)
+    found, breasts, _ = correct(*cmmd, rows)
     named = {row.patient for row in rows}
     before, after = used(*cmmd), used(found, breasts)
     assert {i: b for i, b in before.items() if b.patient not in named} == {
@@ -189,7 +189,7 @@ def test_part_of_cmmd_is_refused(cmmd):
     found, breasts = cmmd
     part = [i for i in found if i.patient < "D2-0600"]
     with pytest.raises(UserError) as error:
-        apply(
+        correct(
             part, {key: b for key, b in breasts.items() if key[0] < "D2-0600"}, corrections.read()
         )
     assert {line.split()[0] for line in error.value.details} == {
@@ -204,7 +204,7 @@ def test_the_cleaned_cohort_is_split_in_table_1s_proportions(cmmd):
     """1,870 breasts are left, so a tenth of each class within one breast takes the place of Table
     1's counts.
     """
-    found, breasts, _ = apply(*cmmd, corrections.read())
+    found, breasts, _ = correct(*cmmd, corrections.read())
     records = []
     for i in found:
         if b := breasts.get((i.patient, i.laterality)):

@@ -18,6 +18,7 @@ from conftest import SHARED
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
+from lumin import exact
 from lumin.cmmd import phantom
 from lumin.cmmd.patients import quota
 from lumin.errors import UserError
@@ -550,6 +551,20 @@ def test_the_same_bytes_from_any_number_of_jobs_and_in_a_slice(written, tmp_path
     assert all(part[name] == whole[name] for name in images)
     assert all(row in sheet(written) for row in sheet(tmp_path / "one"))
     assert all(row in lesions(written) for row in lesions(tmp_path / "one"))
+
+
+def test_a_seed_gives_the_bytes_that_it_always_gave(written):
+    """Whoever changes them raises phantom.RECIPE, and says so in CHANGELOG.md."""
+    tree = "87cfa9bb19c30089ee3b15ace22dfbb6b650b49b6f17ac92de535d79723c9f63"
+    assert exact.digest(hashes(written)) == tree
+
+
+@pytest.mark.slow
+def test_a_seed_gives_the_bytes_that_it_always_gave_at_full_size():
+    image = phantom.cohort("full", 7)[0][1][0]
+    pixels = phantom.render(image.drawn, image.view, "full", 7, phantom.tiles(1, 7))
+    file = sha256(phantom.dicom_of(image, pixels, phantom.SPACING)).hexdigest()
+    assert file == "7d4e086288aca36797fdc02b7f8fa5f13c7dd8a7fc1b41c97f7ac96fc5b7cc6f"
 
 
 def test_another_seed_is_another_cohort(written, tmp_path):

@@ -688,12 +688,12 @@ def row(image: str, stored: str, height: int = 259, width: int = 100) -> store.R
 
 
 def test_groups_follow_chains_of_identical_images():
-    # D and B share x, B and C share y: one group of B, C, D; A and E share nothing
+    # D and C share x, C and B share y: one group of B, C, D; A and E share nothing
     tied = [
         ("1", "D", "x"),
-        ("2", "B", "x"),
-        ("3", "B", "y"),
-        ("4", "C", "y"),
+        ("2", "C", "x"),
+        ("3", "C", "y"),
+        ("4", "B", "y"),
         ("5", "A", "z"),
         ("6", "E", "w"),
     ]

@@ -176,7 +176,7 @@ def test_what_else_is_refused():
     with pytest.raises(ValueError, match=r"\(2,\), \(1,\)"):
         delong([0, 1], [0.1, 0.2], clusters=["a"])
     with pytest.raises(ValueError, match=r"\(1,\), \(1, 2\)"):
-        inference.paired_permutation(["a"], [[0, 1]], [[[0, 1]]], [[[0, 1]]], f1_swapped)
+        f1_swapped(["a"], [[0, 1]], [[[0, 1]]], [[[0, 1]]])
     with pytest.raises(ValueError, match="zero-size"):
         resample([])
     with pytest.raises(ValueError, match="axis of draws"):
@@ -220,7 +220,7 @@ def test_with_classes_every_draw_has_as_many_patients_of_each():
     assert np.isnan(
         resample(["a", "a", "b", "b"], 9, 1, [0, 1, 1, 1])
     ).all()  # one of both classes, one of one
-    with pytest.raises(ValueError, match="inconsistent"):
+    with pytest.raises(ValueError, match="same length"):
         resample(patients, 9, 1, [0, 1])
 
 
@@ -448,7 +448,8 @@ def permutation(patients, labels, a, b, swapped=auc_swapped, **more):
         a, b = (np.stack([decide(scores), 1 - decide(scores)])[:, None] for scores in (a, b))
     else:
         labels, a, b = (np.asarray(each)[None] for each in (labels, [a], [b]))
-    return inference.paired_permutation(patients, labels, a, b, swapped, **more)
+    difference = swapped(patients, labels, a, b)
+    return inference.paired_permutation(difference, len(set(patients)), **more)
 
 
 def test_paired_permutation_by_hand():
@@ -481,8 +482,8 @@ def test_a_swap_is_what_the_metric_says_of_swapped_scores(swapped):
     a, b = generator.random((2, 2, 3, len(LABELS))).round(1)  # with ties
     if swapped is f1_swapped:
         a, b = decide(a), decide(b)
-    signs = generator.choice([1.0, -1.0], (20, len(names)))
-    for row, found in zip(signs, swapped(patient, labels, a, b)(signs), strict=True):
+    keeps = generator.choice([1.0, 0.0], (20, len(names)))
+    for row, found in zip(keeps, swapped(PATIENTS, labels, a, b)(keeps), strict=True):
         kept = row[patient] > 0
         first, second = np.where(kept, a, b), np.where(kept, b, a)
         metric = auc if swapped is auc_swapped else f1

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import studies
 from PIL import Image
-from sklearn.metrics import precision_recall_curve, roc_curve
+from sklearn.metrics import roc_curve
 
 from lumin.data.mammogram import Mammogram, Row
 from lumin.errors import UserError
@@ -109,12 +109,11 @@ def test_a_weight_of_two_is_an_image_twice(sample):
         np.testing.assert_allclose(ours, expected, atol=1e-12)
 
 
-def test_rates_as_scikit_learn_has_precision(sample):
-    label, score = sample
-    precision, recall, _ = precision_recall_curve(label, score)
-    (true,), (false,) = curves.rates(label, score, np.ones((1, 60)))
-    np.testing.assert_allclose(true[1:] / true[-1], recall[-2::-1])
-    np.testing.assert_allclose(true[1:] / (true[1:] + false[1:]), precision[-2::-1])
+def test_precision_at_recall_by_hand():
+    """Falling thresholds: 1 of 1, 1 of 2, then 2 of 4 with two equal scores, 3 of 5."""
+    label, score = np.array([1, 0, 1, 0, 1]), np.array([0.9, 0.8, 0.5, 0.5, 0.1])
+    precision = curves.precision_at_recall(label, score)
+    np.testing.assert_allclose(precision[[0, 33, 34, 66, 67, 100]], [1, 1, 0.5, 0.5, 0.6, 0.6])
 
 
 # ---- figures -------------------------------------------------------------------------------------

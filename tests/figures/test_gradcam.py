@@ -48,8 +48,8 @@ class Toy(torch.nn.Module):
 def test_hand_worked():
     maps = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]], [[4.0, 0.0], [0.0, 0.0]]]])
     # Weights 1/4 and -1/4: (1 - 4, 2, 3, 4) / 4, negative values 0, over the maximum of 1.
-    assert gradcam.gradcam(Toy(), maps, 0).tolist() == [[[0, 0.5], [0.75, 1]]]
-    assert gradcam.gradcam(Toy(), maps, 1).tolist() == [[[1, 0], [0, 0]]]
+    assert gradcam.gradcam(Toy(), maps)[0].tolist() == [[[0, 0.5], [0.75, 1]]]
+    assert gradcam.gradcam(Toy(), maps)[1].tolist() == [[[1, 0], [0, 0]]]
 
 
 def torchvisions(model: Classifier) -> torch.nn.Module:
@@ -77,7 +77,7 @@ def reference(model: torch.nn.Module, images: torch.Tensor, output: int) -> torc
 
 @pytest.mark.parametrize("output", range(3))
 def test_as_a_plain_backward_pass_has_it(model, images, output):
-    ours = gradcam.gradcam(model, images, output)
+    ours = gradcam.gradcam(model, images)[output]
     assert ours.shape == (2, 3, 2)
     assert ours.min() >= 0
     assert ours.max() <= 1
@@ -95,19 +95,19 @@ def test_as_captum_has_it(model, images, output):
         .attribute(images, output, relu_attributions=True)[:, 0]
         .detach()
     )
-    ours = gradcam.gradcam(model, images, output)
+    ours = gradcam.gradcam(model, images)[output]
     torch.testing.assert_close(ours, gradcam.scaled(theirs), atol=1e-5, rtol=0)
 
 
 def test_each_image_is_explained_alone(model, images):
-    together, alone = gradcam.gradcam(model, images, 2), gradcam.gradcam(model, images[1:], 2)
+    together, alone = gradcam.gradcam(model, images)[2], gradcam.gradcam(model, images[1:])[2]
     torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=0)
 
 
 def test_neither_dropout_nor_batch_statistics_have_a_say(model, images):
-    expected = gradcam.gradcam(model, images, 0)
+    expected = gradcam.gradcam(model, images)[0]
     before = model.bn1.running_mean.clone()
-    found = gradcam.gradcam(model.train(), images, 0)
+    found = gradcam.gradcam(model.train(), images)[0]
     assert torch.equal(found, expected)
     assert torch.equal(model.bn1.running_mean, before)
     assert all(weight.grad is None for weight in model.parameters())
@@ -116,16 +116,16 @@ def test_neither_dropout_nor_batch_statistics_have_a_say(model, images):
 def test_where_nothing_speaks_for_an_output_the_map_is_zero(images):
     model = Classifier(1).eval()
     torch.nn.init.constant_(model.fc.weight, -1)  # the maps are never negative
-    found = gradcam.gradcam(model, images, 0)
+    found = gradcam.gradcam(model, images)[0]
     assert torch.equal(found, torch.zeros(2, 3, 2))
 
 
 def test_bfloat16_maps_are_explained_in_float32(model, images):
     half = Classifier(3, precision="bf16").eval()
     half.load_state_dict(model.state_dict())
-    found = gradcam.gradcam(half, images, 1)
+    found = gradcam.gradcam(half, images)[1]
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, gradcam.gradcam(model, images, 1), atol=0.1, rtol=0)
+    torch.testing.assert_close(found, gradcam.gradcam(model, images)[1], atol=0.1, rtol=0)
 
 
 def test_the_models_count_alike(model):
@@ -135,7 +135,7 @@ def test_the_models_count_alike(model):
     found = gradcam.explain([model, other], lambda batch: torch.from_numpy(store[batch]), rows)
     images = normalise(torch.from_numpy(store[rows]))
     for output in range(3):
-        mean = sum(gradcam.gradcam(one, images, output) for one in (model, other)) / 2
+        mean = sum(gradcam.gradcam(one, images)[output] for one in (model, other)) / 2
         torch.testing.assert_close(found[output], gradcam.scaled(mean), atol=1e-5, rtol=0)
 
 

@@ -90,18 +90,18 @@ def test_files_that_cannot_be_read_are_all_named_at_once(folder, content):
 
 
 def test_a_path_that_holds_no_outlines_is_one_message(tmp_path):
-    with pytest.raises(UserError, match=r"There is no .*absent.*--lesions"):
+    with pytest.raises(UserError, match=r"absent cannot be read .*No such file.*--lesions"):
         outlines.read(tmp_path / "absent")
     with pytest.raises(UserError, match="holds no file whose name ends in _AnnotationFile"):
         outlines.read(tmp_path)
     (tmp_path / "a.zip").write_text("no zip")
-    with pytest.raises(UserError, match="is no readable zip file"):
+    with pytest.raises(UserError, match=r"a\.zip cannot be read"):
         outlines.read(tmp_path / "a.zip")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("D1-0001_MLO_R_AnnotationFile.json", "[]" * 99)
     damaged = (tmp_path / "a.zip").read_bytes().replace(b"[][]", b"[[[[", 1)
     (tmp_path / "a.zip").write_bytes(damaged)
-    with pytest.raises(UserError, match="is no readable zip file"):
+    with pytest.raises(UserError, match=r"a\.zip cannot be read"):
         outlines.read(tmp_path / "a.zip")
 
 

@@ -178,8 +178,9 @@ def test_the_manifest_of_codecheck_names_files_that_are_there(packed):
     assert {row["file"] for row in found["manifest"]} <= names(packed)
     assert "no patient is both in the test set and in a fold" in found["manifest"][0]["comment"]
     assert found["paper"]["reference"] == "https://arxiv.org/abs/2301.09282"
-    everything = [f"outputs/tables/{name}.md" for name in ("table2a", "table2b", "audit")]
+    everything = [f"tables/{name}.md" for name in ("table2a", "table2b", "sheet")]
     rows = yaml.safe_load(archive.codecheck(everything))["manifest"]
+    assert [row["file"] for row in rows] == [f"outputs/{name}" for name in everything]
     assert "Transfer learning is above Baseline" in rows[1]["comment"]
 
 

@@ -10,7 +10,7 @@ from studies import refused
 
 from lumin.run import archive
 from lumin.run.findings import Finding
-from lumin.run.review import conclusion
+from lumin.run.review import LEVELS, conclusion, origin
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = (ROOT / "requirements-verify.txt").read_text().split()
@@ -69,9 +69,7 @@ def test_a_reviewer_needs_only_what_requirements_verify_lists(begun, tmp_path):
     )
     for _, output in results[4:]:
         assert "is not installed. Run pip install -r requirements.txt." in output
-    assert (
-        "Level 1: tables from predictions" in results[4][1]
-    )  # what was reached is said all the same
+    assert "manifest" not in results[4][1]  # before anything was checked
 
 
 def test_its_versions_are_those_of_the_kit():
@@ -94,10 +92,29 @@ def finding(stage: str, ok: bool | None) -> Finding:
 def test_a_level_is_reached_where_all_of_it_was_checked_and_is_so(found, ok):
     of_level_2 = [finding(f"train/mlmc/fold{fold}", one) for fold, one in enumerate(found)]
     lines = conclusion({"Level 1": [finding("table1", True)], "Level 2": of_level_2})
-    assert [line.stage for line in lines] == ["Level 1", "Level 2", "Level 3", "Images"]
-    assert [line.ok for line in lines] == [True, ok, None, None]
-    assert ("open. Use --predict." in lines[1].what) == (ok is None)
+    assert [line.stage for line in lines] == [*LEVELS]
+    assert [line.ok for line in lines] == [True, ok, None, None, None]
+    assert ("open. Use --predict." in lines[1].what) == (found == [])
+    assert ("open; the reason is above." in lines[1].what) == (None in found)
     assert ("(mlmc/fold0, mlmc/fold1)" in lines[1].what) == (ok is True)
+
+
+def test_where_files_are_not_as_recorded_no_level_is_said_to_lack_an_option():
+    lines = conclusion({"": [finding("split", False)]})
+    assert all(line.what.endswith("open. Files must be as recorded.") for line in lines)
+    assert [line.ok for line in lines] == [None] * len(LEVELS)
+
+
+def test_every_table_that_follows_is_named():
+    names = ["split", "table1", "table2a", "table2b", "audit", "sheet", "reproduced"]
+    lines = conclusion({"Level 1": [finding(name, True) for name in names]})
+    assert f"({', '.join(names)})" in lines[0].what
+
+
+def test_the_first_line_tells_whose_run_it_is(begun):
+    what = origin(begun.out).what
+    assert what.startswith("not CMMD, 48 images ")
+    assert f"seed {begun.seed}. " in what
 
 
 def test_where_nothing_was_looked_at_nothing_is_concluded():

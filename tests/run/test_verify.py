@@ -213,7 +213,7 @@ def test_a_changed_file_is_named(copy, name, damage):
     found = verify.hashes(copy.out)
     if name in ("images.npy", "sources.csv") and damage == "remove":  # may be left out, as is said
         assert [(f.file, f.ok) for f in found if not f.ok] == [("", None)]
-        assert f"{name}: not here, so not checked" in [f.what for f in found]
+        assert any(f.what.startswith(f"{name}: not here, so not checked") for f in found)
     else:
         assert wrong(found) == {name}
         assert {f.stage for f in found if f.ok is False} == {FILES[name]}
@@ -681,7 +681,7 @@ def test_who_alters_predictions_and_redoes_all_else_passes_level_1_and_fails_lev
     exact.write(judged.out / fold.files[2], predictions_csv(fold, rows, fold.targets[rows]))
     enter(judged, table)
     found = states(study, table, True, None)
-    assert found.pop("") == {True}
+    assert False not in found.pop("")
     assert found == {"Level 1": {True}, "Level 2": {False}}
 
 
@@ -695,7 +695,7 @@ def test_who_trains_on_test_patients_passes_level_2_and_fails_level_3(prepared, 
     table = mean_stage(study.out, one.fold.files[2])
     assert make(study.out, table)
     found = states(study, table, True, "mlmc/0")
-    assert found.pop("") == {True}
+    assert False not in found.pop("")
     assert found == {"Level 1": {True}, "Level 2": {True}, "Level 3": {False}}
 
 

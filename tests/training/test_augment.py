@@ -100,12 +100,8 @@ def by_torchvision(images: torch.Tensor, operation: str, magnitude: float) -> to
 
 def by_us(images: torch.Tensor, *steps: augment.Step) -> torch.Tensor:
     """(n, H, W) -> the same with all of AugMix's weight on the first chain."""
-    recipe = (steps, (), ())
-    return torch.stack(
-        augment.augmix(
-            images, [recipe] * len(images), np.tile(np.float32([0, 1, 0, 0]), (len(images), 1))
-        )
-    )
+    chains, weights = (steps, (), ()), np.float32([0, 1, 0, 0])
+    return torch.stack([augment.augmix(image, chains, weights) for image in images])
 
 
 # ---- every operation -----------------------------------------------------------------------------
@@ -167,22 +163,22 @@ def test_operations_in_a_row_equal_torchvision(first):
 
 
 def test_sharpness_by_hand():
-    image = torch.zeros(1, 5, 5, dtype=torch.uint8)
-    image[0, 2, 2] = 130  # the blur there is 5/13 of it, 50; beside it 10
+    image = torch.zeros(5, 5, dtype=torch.uint8)
+    image[2, 2] = 130  # the blur there is 5/13 of it, 50; beside it 10
     expected = torch.zeros(5, 5, dtype=torch.uint8)
     expected[2, 2] = 130 + 16  # 130 + 0.2 (130 - 50); beside it 0 - 0.2 x 10 is cut off
-    assert augment.sharpened(image, 1.2)[0].equal(expected)
+    assert augment.sharpened(image, 1.2).equal(expected)
 
 
 def test_warp_by_hand():
-    image = torch.arange(12, dtype=torch.uint8).view(1, 3, 4) * 10
+    image = torch.arange(12, dtype=torch.uint8).view(3, 4) * 10
     assert augment.warp(image, (1, 0, 0, 0, 1, 0)).equal(image)
     half = augment.warp(
         image, (1, 0, 0.5, 0, 1, 0)
     )  # each from half a pixel to its right; 15, 25 round to even
-    assert half[0].tolist() == [[5, 15, 25, 15], [45, 55, 65, 35], [85, 95, 105, 55]]
-    assert augment.moved(image, "TranslateX", -1.9)[0, 0].tolist() == [10, 20, 30, 0]
-    assert augment.moved(image, "TranslateY", 1.0)[0].tolist() == [
+    assert half.tolist() == [[5, 15, 25, 15], [45, 55, 65, 35], [85, 95, 105, 55]]
+    assert augment.moved(image, "TranslateX", -1.9)[0].tolist() == [10, 20, 30, 0]
+    assert augment.moved(image, "TranslateY", 1.0).tolist() == [
         [0, 0, 0, 0],
         [0, 10, 20, 30],
         [40, 50, 60, 70],
@@ -192,11 +188,11 @@ def test_warp_by_hand():
 @pytest.mark.parametrize("device", DEVICES)
 def test_histogram_and_equalization(device):
     images = pictures(64, 32).to(device)
-    counts = augment.histogram(images)
-    assert counts.tolist() == [
-        np.bincount(image.ravel(), minlength=256).tolist() for image in images.cpu().numpy()
-    ]
-    equal = augment.look_up(images, augment.equalization(counts)).cpu()
+    equal = []
+    for image in images:
+        counts = augment.histogram(image)
+        assert counts.tolist() == np.bincount(image.cpu().numpy().ravel(), minlength=256).tolist()
+        equal.append(augment.look_up(image, augment.equalization(counts)).cpu())
     for image, ours in zip(images.cpu(), equal, strict=True):
         assert ours.equal(tv.equalize(image[None])[0])
         assert np.array_equal(ours, ImageOps.equalize(Image.fromarray(image.numpy())))
@@ -207,8 +203,8 @@ def test_histogram_and_equalization(device):
 
 def test_equalization_leaves_images_alone_that_are_too_small_or_flat():
     for image in (
-        torch.full((1, 50, 50), 9, dtype=torch.uint8),
-        torch.arange(100, dtype=torch.uint8).view(1, 10, 10),
+        torch.full((50, 50), 9, dtype=torch.uint8),
+        torch.arange(100, dtype=torch.uint8).view(10, 10),
     ):
         assert augment.look_up(image, augment.equalization(augment.histogram(image))).equal(image)
 

@@ -77,10 +77,10 @@ def test_augmentation_with_every_operation_waits_for_nothing(height, width):
 
 
 @pytest.mark.usefixtures("pretended")
-def test_both_histograms_count_in_whole_numbers():
+def test_the_histogram_counts_in_whole_numbers():
     """On a GPU histc is deterministic on whole numbers alone."""
-    counts = augment.histogram(images(64, 32, 5))
-    assert (counts.shape, counts.dtype, counts.device.type) == ((5, 256), torch.int64, "cuda")
+    counts = augment.histogram(images(64, 32, 1)[0])
+    assert (counts.shape, counts.dtype, counts.device.type) == ((256,), torch.int64, "cuda")
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
