@@ -179,7 +179,7 @@ def table2(
         INTERVALS.format(draws=cells.DRAWS),
         "## Other measures, by image, mean of five models",
         operating_grid(numbers["operating"]),
-        "Sensitivity, specificity and balanced accuracy at a probability of .5.",
+        "Sensitivity, specificity and balanced accuracy are at a probability of .5.",
         "## Is it better?",
         *significance(numbers["claims"]),
     ]
