@@ -443,7 +443,7 @@ two exclusive classes the other has an F1 of 0, and the AUC is .5. A printed F1 
 mean that a network learnt nothing: none was trained to win one class at the cost of the other. It
 means that this F1 alone cannot show that anything was learnt. Nor can an F1 Score of about .5:
 always luminal has .4202, but a coin that calls 72 % of the images luminal, as many as there are,
-has .5000 on average, and the baseline has .4987. The AUC can: of every such classifier it is .5.
+has .5000 on average, and the baseline has .4987. The AUC can: of either it is .5 on average.
 """
 
 

@@ -23,7 +23,7 @@ class Predictions(NamedTuple):
 class Scored(NamedTuple):
     """What the models of a classifier say of a group over the test set.
 
-    patients, breasts: (n,) names, where patients with an identical image count as one; labels:
+    patients: (n,) names, one for all patients with an identical image; breasts: (n,) names; labels:
     class -> (n,) of 0 and 1; scores: class -> (models, n) probabilities.
     """
 
