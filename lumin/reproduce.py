@@ -39,6 +39,7 @@ def reproduce(
     rows = [row for row, _ in build_store(mammograms, out, recipe)]
     flow["mean aspect of the crops"] = mean_aspect(rows)
     groups = identical(mammograms, rows)
+    mammograms = [m._replace(group=groups[m.patient]) for m in mammograms]
     roles, _ = split(mammograms, groups, seed, recipe.test_share)
     write(out / "cohort.csv", cohort_csv(mammograms, groups))
     write(out / "split.csv", split_csv(roles, groups))

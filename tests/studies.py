@@ -37,7 +37,7 @@ def record(
     """An image of this patient: a malignant mass of unknown subtype, unless otherwise said."""
     subtype = {None: "", 0: "HER2-enriched", 1: "Luminal A"}[luminal]
     name, labels = f"{patient}.{laterality}.{view}", (calcification, mass, malignant)
-    return Mammogram(name, patient, laterality, view, age, *labels, subtype, luminal)
+    return Mammogram(name, patient, laterality, view, age, *labels, subtype, luminal, group=patient)
 
 
 # ---- a study -------------------------------------------------------------------------------------

@@ -713,7 +713,7 @@ def test_table_1_of_the_replica_is_the_papers(tmp_path):
         assert found["counts"][name]["ours"] == [training, test], name
     assert found["counts"]["All"]["ours"] == [3390, 354]
     assert found["counts"]["With subtype"]["ours"] == [1360, 138]
-    assert "18 of the 18 numbers are the paper's" in (out / "tables/table1.md").read_text()
+    assert "18 of the 18 numbers equal the paper's" in (out / "tables/table1.md").read_text()
     assert found["flow"]["images"] == 5202
     assert found["flow"]["unlabelled breasts"] == 729
     assert found["flow"]["images used"] == stated.IMAGES

@@ -62,6 +62,7 @@ def audit(published: Cells = TABLE2, images: Images = TABLE1) -> list[Row]:
     """Table 2 and Table 1 -> one row per check, always in the same order."""
     tests = [*fold_tests(published), *every_fold(published), *sampling(published, images)]
     cells = [*macro_f1(published), *gains(published), *constants(published, images)]
+    cells += coins(published, images)
     return [*counts(images), *cells, *tests]
 
 
@@ -119,7 +120,7 @@ def macro_f1(published: Cells) -> Iterator[Row]:
         words += f"; rounding explains at most {rounding:.4f}"
         # 1e-9: printed decimals are not exact in binary.
         verdict = FOLLOWS if gap <= rounding + 1e-9 else f"{NOT}: more than rounding can explain"
-        statement = f"{task}: F1 Score is the mean of Luminal F1 and Non Luminal F1"
+        statement = f"{task}: F1 Score, read as the mean of both class F1s"
         figures = {"printed": printed, "mean": average, "gap": gap}
         yield Row("F1 Score", statement, words, verdict, figures)
 
@@ -170,6 +171,21 @@ def constants(published: Cells, images: Images) -> Iterator[Row]:
             yield Row("constant classifier", statement, words, SCALE, figures)
 
 
+def coins(published: Cells, images: Images) -> Iterator[Row]:
+    """The F1 Score of a coin that calls each class as often as it occurs, beside the printed ones.
+
+    It does not look at the picture: precision and recall, and so the F1, are the class's share.
+    """
+    test = members(images)
+    share = test["Luminal"] / (test["Luminal"] + test["Non-luminal"])
+    for task in (BASELINE, TRANSFER):
+        printed, coin = published[task, "macro subtype"].mean, (share + (1 - share)) / 2
+        side = "above" if printed > coin else "below"
+        words = f"{printed:.4f} is {side} {coin:.4f}, the mean of {share:.4f} and {1 - share:.4f}"
+        statement = f"{task}, F1 Score, beside a coin that calls {100 * share:.0f} % luminal"
+        yield Row("coin", statement, words, SCALE, {"printed": printed, "coin": coin})
+
+
 def members(images: Images = TABLE1) -> dict[str, int]:
     """Table 1 -> images of each class in the test set; one of both findings counts for either."""
     test = {name: parts[1] for name, parts in images.items()}
@@ -204,7 +220,7 @@ def needed(first: Published, second: Published, statement: str) -> Row:
     n = 2
     while ttest_ind_from_stats(first.mean, first.sd, n, second.mean, second.sd, n).pvalue >= ALPHA:
         n += 1
-    words = f"from {n} values a classifier of the printed mean and SD, unpaired; {FOLDS} folds"
+    words = f"{n} or more values each, of the printed mean and SD, unpaired; the paper has {FOLDS}"
     return Row("values needed", statement, words, SCALE, {"n": n})
 
 
@@ -336,7 +352,7 @@ def sampling(published: Cells, images: Images) -> Iterator[Row]:
 
     The two views of a breast are alike, so the truth lies between images and breasts as independent
     units. The formula is for one model; the mean of five on the same test set has a smaller error,
-    so these are conservative.
+    so these are conservative in that.
     """
     aucs = {task: published[task, "auc subtype"].mean for task in (TRANSFER, BASELINE)}
     for unit, views in (("images", 1), ("breasts", 2)):
@@ -383,7 +399,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
     missing = "what is not printed, such as the unit or the pairing of a test"
     items = {
         FOLLOWS: ["**What follows from the printed figures**\n"],
-        NOT: ["\n**What does not, where the unit of a test is the fold, paired or not**\n"],
+        NOT: ["\n**What does not (tests: with the fold as the unit, paired or not)**\n"],
         DEPENDS: [f"\n**What depends on {missing}**\n"],
     }
     for statement, checks in by_statement.items():
@@ -397,6 +413,8 @@ def summary(rows: Sequence[Row]) -> list[str]:
 def detail(row: Row, kind: str) -> str:
     """What a summary adds of one check to a statement that does not follow, or depends; or ""."""
     p = f"p = {row.figures['p']:.3g}" if "p" in row.figures else ""
+    if kind == NOT and "gap" in row.figures:
+        return row.computed
     if kind == NOT and p:
         return f"{row.check}: {p}"
     if kind == DEPENDS and row.verdict != DEPENDS:
@@ -416,14 +434,16 @@ ENDING = f"""
 {P} is tried for every row of Table 2, claimed by the paper or not. Fold tests: {FOLDS} values a
 classifier, SDs taken as ddof 1, two-sided. Standard errors of AUCs: Hanley and McNeil, Radiology
 1982; 143:29-36; of differences of AUCs: the same authors, Radiology 1983; 148:839-843. They are of
-one model. The mean of five models' AUCs has a smaller error, so these are conservative: what does
-not follow from them might follow from the true ones.
+one model; the mean of five has a smaller error, so they are conservative in that: what does not
+follow from them might follow from the true ones. With images as the unit the two views of a breast
+count as independent, which errs the other way.
 
 A constant classifier calls every test image of one class, whose F1 then follows from Table 1; of
 two exclusive classes the other has an F1 of 0, and the AUC is .5. A printed F1 below it does not
 mean that a network learnt nothing: none was trained to win one class at the cost of the other. It
-means that this F1 alone cannot show that anything was learnt. The F1 Score and the AUC can: for
-always luminal they are .4202 and .5.
+means that this F1 alone cannot show that anything was learnt. Nor can an F1 Score of about .5:
+always luminal has .4202, but a coin that calls 72 % of the images luminal, as many as there are,
+has .5000 on average, and the baseline has .4987. The AUC can: of either it is .5 on average.
 """
 
 

@@ -13,11 +13,11 @@ from lumin.evaluation.tables import extent, spread
 POWER, SIZE = 0.8, 0.05
 CONTROL = """\
 Both luminal classifiers were trained and judged on a subtype that was permuted among the patients
-of each fold and of the test set (those with identical images together), so no picture tells it and
-the expected AUC is .5. An interval above .5 would mean that labels reach the classifier by another
-way than the picture, or that it is one of the 1 in 40 that lie there by chance. Not found this way:
-an image that is both trained on and tested, since its two subtypes are permuted apart; the split's
-own tests are for that."""
+of each fold and of the test set (those with identical images together), so no picture can tell it
+and the expected AUC is .5. An interval above .5 would mean that labels reach the classifier by
+another way than the picture, or chance: 1 in 40 for either classifier, so about 1 run in 20 has
+one. Not found this way: an image that is both trained on and tested, since its two subtypes are
+permuted apart; the split's own tests are for that."""
 MEANING = f"""\
 Interval: DeLong, patients as clusters, the models held fixed. Shown: the AUC that a two-sided test
 against .5 at {100 * SIZE:.0f} % finds with {100 * POWER:.0f} % power,
@@ -49,7 +49,7 @@ def control(scores: Mapping[str, Scored], about: Provenance) -> Document:
         rows[task] |= {"low": auc.low, "high": auc.high, "shown": least}
         lines.append([task_name(task), spread(auc), extent(auc), number(least)])
         interval = f"{auc.low:.3f} to {auc.high:.3f}"
-        words.append(f"{task_name(task)} {auc.mean:.3f} ({interval}; shown from {least:.3f})")
+        words.append(f"{task_name(task)} {auc.mean:.3f} ({interval}; 80 % power from {least:.3f})")
     first = f"**Negative control, AUC where the subtype is permuted: {'; '.join(words)}.**"
     header = ["", "AUC, mean (SD) of five models", "95 % CI", "AUC shown with 80 % power"]
     title = "Negative control. The luminal classifiers on a permuted subtype"

@@ -15,7 +15,7 @@ from scipy.stats import percentileofscore, ttest_1samp
 
 from lumin.errors import UserError
 from lumin.evaluation import markdown, tables
-from lumin.evaluation.cells import LEVELS
+from lumin.evaluation.cells import LEVELS, SIZE
 from lumin.evaluation.markdown import Document, between, grid, number, signed, task_name
 from lumin.paper.published import DIGITS, TABLE2, Pair, comparisons, suffix
 from lumin.paper.stated import FOLDS
@@ -25,8 +25,13 @@ PERCENTILE = """\
 Percentile: how many of 100 seeds lie below the paper's figure; those equal to it as printed count \
 half. 0 says that every seed lies above it, 100 that every seed lies below. Few seeds make it \
 coarse."""
-SIZE = 0.05  # of a verdict, over all claims
 MOST_SEEDS = 1000  # a seed is 25 trainings
+SAME_PATIENTS = (
+    "The verdict is about this cohort's patients, split and trained anew. More seeds make it"
+    " surer of these patients, not of others: the patients are the same in every seed, so with"
+    " many seeds a difference that is these patients' luck is found as well."
+)
+SYNTHETIC = "The verdict holds for another such cohort, split and trained anew."
 
 Run = Mapping[str, dict]  # table2a, table2b -> its parsed JSON
 
@@ -122,9 +127,9 @@ def parts(values: NDArray, partner: NDArray) -> Parts:
 
     seed: between seeds (see one_way). fold: what both classifiers have in common within a seed,
     their pooled covariance sum (value - seed mean)(partner - its seed mean) / (S (F - 1)), not
-    below 0 nor above the variance within; both are trained and validated on the patients of the
-    fold. rest: what is left within. Of differences, from which what is shared has gone, the partner
-    is 0.
+    below 0 nor above the variance within; both are trained on the same four folds and choose their
+    epoch on the fifth. rest: what is left within. Of differences, from which what is shared has
+    gone, the partner is 0.
     """
     defined = ~np.isnan(values + partner).any(1)
     values, partner = values[defined], partner[defined]
@@ -285,14 +290,12 @@ def better(claims: Sequence[dict], cohort: str) -> Iterator[str]:
         lines.append([*line, paper, percent(c)])
     header = ["claim", "seeds", "mean difference", "95 % CI", "seeds improved", "folds improved"]
     yield grid([*header, "p, Holm", "verdict", "paper", "its percentile"], lines)
-    scope = "another such cohort" if cohort.startswith("synthetic") else "this cohort's patients"
     yield (
         "Verdicts on the methods: Student's t over the seeds' differences, each the mean of five"
-        f" folds, two-sided at {100 * SIZE:.0f} % over all claims (Holm). A seed draws test"
-        " patients, folds and trainings anew, so that it counts both parts of the variance, and"
-        f" seeds are independent of each other. The verdict holds for {scope} split and trained"
-        " anew; what other hospitals' patients would say no seed can tell."
+        f" folds, two-sided at {100 * SIZE:.0f} % over all claims (Holm). Intervals are not"
+        " adjusted for the number of claims; p is."
     )
+    yield SYNTHETIC if cohort.startswith("synthetic") else SAME_PATIENTS
 
 
 def verdict(gain: float, p: float) -> str:
@@ -333,8 +336,9 @@ def variances(rows: Sequence[dict], claims: Sequence[dict], cohort: str) -> Iter
         f" of moments. With S seeds of F = {FOLDS} folds, MSB = F sum (seed mean - mean)^2 / (S -"
         " 1) and MSW = sum (value - seed mean)^2 / (S (F - 1)). Seed: (MSB - MSW) / F, 0 where"
         " that is negative. Fold and rest are MSW: fold is the covariance within a seed with the"
-        " other classifier of the pair, kept between 0 and MSW, since both learn from the patients"
-        " of that fold; rest is what is left, such as first weights, order and augmentation. In a"
-        " difference what is common has gone. Seed is the patients of test set and folds"
-        f"{another}. SD is the root of the sum of the parts. With few seeds they are rough."
+        " other classifier of the pair, kept between 0 and MSW, since both are trained on the same"
+        " four folds and choose their epoch on the fifth; rest is what is left, such as first"
+        " weights, order and augmentation. In a difference what is common has gone. Seed is the"
+        f" patients of test set and folds{another}. SD, the root of the sum, is that of one fold"
+        " model, not of the mean over five. With few seeds they are rough."
     )

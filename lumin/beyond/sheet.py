@@ -44,21 +44,28 @@ MORE = {
     "subtype": (ABNORMALITY, "age + abnormality"),
 }
 RULES = """\
-The majority class, and logistic regressions on columns of the clinical sheet, fitted on the same
-folds and judged on the same test set as the networks: mean (SD) of five models, 95 % interval over
-other test patients, the models held fixed. No rule sees a pixel; but the abnormality (mass,
-calcification or both) is a radiologist's reading of the picture, so a network that does no better
-may still have learnt to read it. In CMMD the ID prefix D2 is itself a sign of malignancy; among the
-patients of D1 it says nothing. Interval `none`: no resampling moves the figure, as where all images
-are called of one class."""
+The majority class, and logistic regressions on columns of the clinical sheet, judged on the same
+test set as the networks: mean (SD) of five models, 95 % interval over other test patients, the
+models held fixed. Regressions are fitted, for each fold, on the images of the other four, with
+scikit-learn's L2 penalty; for the subtype both classes weigh the same, as in the networks'
+sampler. No rule sees a pixel; but the abnormality (mass, calcification or both) is a
+radiologist's reading of the picture, so a network that does no better may still have learnt to
+read it. In CMMD the ID prefix D2 is itself a sign of malignancy; among the patients of D1 it says
+nothing.
+
+For macro F1 the majority class is a low bar: a coin that calls each of two exclusive classes as
+often as it occurs has .5 on average. Where five regressions disagree in the sign of a column (a
+large SD), their mean AUC is near .5 by cancelling, and its interval is too narrow to read as
+"says nothing". Interval `none`: no resampling moves the figure, such as the F1 of a class that is
+never called, or the AUC of a classifier that gives every image the same probability."""
 COMPARED = """\
 That one figure is higher than another shows nothing yet. The difference is of means over five
 models; its interval is over other test patients, the models held fixed; p is that of a two-sided
 permutation test, which exchanges what the two say of a patient, unadjusted."""
 SUBTYPES = """\
 Share of a subtype's test images that are called luminal, and their mean luminal probability: mean
-(SD) of five models, 95 % interval over other patients of that subtype (percentile). Two of the
-subtypes are luminal, two are not; the networks were told only that."""
+(SD) of five models, 95 % interval over other patients of that subtype (percentile), the models
+held fixed. Two of the subtypes are luminal, two are not; the networks were told only that."""
 
 
 # ---- the rules -----------------------------------------------------------------------------------
@@ -112,7 +119,7 @@ def within_d1(classifiers: Classifiers) -> Classifiers:
     """The same over the patients of D1; nothing where they lack a class."""
     parts = {}
     for name, judged in classifiers.items():
-        of_d1 = part(judged, np.char.startswith(judged.patients, "D1"))
+        of_d1 = part(judged, np.char.startswith(judged.breasts, "D1"))
         if len(set(of_d1.labels["malignant"].tolist())) == 2:
             parts[f"{task_name(name)}, patients of D1"] = of_d1
     return parts

@@ -25,6 +25,7 @@ class Mammogram(NamedTuple):
     subtype: str
     luminal: int | None
     path: Path = Path()  # unknown where the record was read from cohort.csv
+    group: str = ""  # of patients tied by identical images; unknown before the pixels are read
 
 
 Mammograms = Sequence[Mammogram]
@@ -80,12 +81,12 @@ def classes(mammogram: Mammogram) -> tuple[str, ...]:
 
 # ---- cohort.csv ----------------------------------------------------------------------------------
 
-FIELDS = [*Mammogram._fields[:-1], "group"]  # all but the path
+FIELDS = [*Mammogram._fields[:-2], "group"]  # all but the path
 
 
 def cohort_csv(mammograms: Mammograms, groups: Mapping[str, str]) -> str:
     """Records and each patient's group of identical images -> cohort.csv."""
-    return csv_text(FIELDS, [(*m[:-1], groups[m.patient]) for m in mammograms])
+    return csv_text(FIELDS, [(*m[:-2], groups[m.patient]) for m in mammograms])
 
 
 def read_cohort_csv(path: Path) -> tuple[list[Mammogram], dict[str, str]]:
@@ -93,7 +94,7 @@ def read_cohort_csv(path: Path) -> tuple[list[Mammogram], dict[str, str]]:
     mammograms, groups = [], {}
     for cells in csv.DictReader(path.read_text().splitlines()):
         record: dict[str, Any] = dict(cells)
-        groups[cells["patient"]] = record.pop("group")
+        groups[cells["patient"]] = cells["group"]
         for name in ("calcification", "mass", "malignant", "luminal"):
             record[name] = int(cells[name]) if cells[name] else None
         mammograms.append(Mammogram(**record))

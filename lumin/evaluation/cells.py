@@ -15,7 +15,7 @@ from lumin.evaluation import inference, metrics
 from lumin.evaluation.inference import Interval, Result
 from lumin.evaluation.metrics import Array
 from lumin.evaluation.predictions import Scored
-from lumin.paper.published import Group
+from lumin.paper.published import Group, claimed
 
 LEVELS = (  # what Tables 2a and 2b judge, the paper's way first
     "As in the paper: mean (SD) of five fold models, by image",
@@ -24,7 +24,8 @@ LEVELS = (  # what Tables 2a and 2b judge, the paper's way first
 )
 DRAWS = 2000  # of the bootstrap
 PERMUTATIONS = 19_999  # so that p can be below .0001
-# The tests that the paper's may be, with their units
+SIZE = 0.05  # of the verdicts of `replicate`, over all claims
+# Two readings of the paper's t-test, with their units, and a test beside them
 STUDENT, PAIRED = "Student, 5 + 5 fold models", "paired t, 5 folds"
 PERMUTATION = "permutation, patients"
 
@@ -129,8 +130,8 @@ class Comparison(NamedTuple):
     improved: int  # folds where it does
     patients: Interval  # 95 %, of the mean over other test patients, these very networks
     trainings: Interval  # over other trainings as well, see inference.with_training
-    seeds: float  # of `replicate` that a verdict on the method may take
-    tests: dict[str, Result]  # that the paper's p may mean
+    seeds: float  # of `replicate` that a verdict for this cohort may take
+    tests: dict[str, Result]  # two readings of the paper's, and a permutation
 
 
 def compare(names: tuple[str, str], a: Scored, b: Scored, seed: int) -> list[Comparison]:
@@ -151,7 +152,7 @@ def compare(names: tuple[str, str], a: Scored, b: Scored, seed: int) -> list[Com
             improved=int((differences > 0).sum()),
             patients=inference.interval(draws),
             trainings=inference.t_interval(gain, variance, freedom),
-            seeds=inference.seeds_needed(gain, variance),
+            seeds=inference.seeds_needed(gain, variance, SIZE / claimed()),
             tests=tests,
         )
         claims.append(claim)

@@ -5,8 +5,8 @@ Shapes are those of metrics.py. Which question has which answer.
     these very models, other test patients      resample and interval, delong_interval,
                                                 paired_permutation
     models trained anew, other test patients    with_training, from one run: an approximation
-    the method, over splits and trainings       a t-test over the seeds of `replicate`;
-                                                seeds_needed says of how many
+    the method, over splits and trainings of    a t-test over the seeds of `replicate`;
+    this cohort                                 seeds_needed says of how many
 """
 
 from collections.abc import Callable
@@ -233,21 +233,23 @@ def t_interval(middle: float, variance: float, freedom: float) -> Interval:
     return middle - half, middle + half
 
 
-def seeds_needed(difference: float, variance: float) -> float:
-    """A difference and its variance from seed to seed -> seeds for 80 % power at 5 %, two-sided.
+def seeds_needed(difference: float, variance: float, size: float) -> float:
+    """A difference and its variance from seed to seed -> seeds for 80 % power, two-sided.
 
-    Of a t-test on the seeds' differences: n = ((z_.975 + z_.8) sd / difference)^2 + z_.975^2 / 2,
-    at least 3. nan where the difference is 0: no number of seeds would show it.
+    Of a t-test on the seeds' differences at `size`: n = ((z + z_.8) sd / difference)^2 + z^2 / 2,
+    z that of 1 - size / 2; at least 3. nan where the difference is 0: no number of seeds would show
+    it.
 
     References
     ----------
     Guenther, The American Statistician 35:243-244, 1981.
 
-    >>> seeds_needed(1.0, 1.0)
+    >>> seeds_needed(1.0, 1.0, 0.05)
     10.0
     """
-    above = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) ** 2 * variance
-    seeds = ratio(above, difference**2, UNDEFINED) + stats.norm.ppf(0.975) ** 2 / 2
+    z = stats.norm.isf(size / 2)
+    above = (z + stats.norm.ppf(0.8)) ** 2 * variance
+    seeds = ratio(above, difference**2, UNDEFINED) + z**2 / 2
     return float(np.maximum(np.ceil(seeds), 3))
 
 

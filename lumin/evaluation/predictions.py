@@ -23,8 +23,8 @@ class Predictions(NamedTuple):
 class Scored(NamedTuple):
     """What the models of a classifier say of a group over the test set.
 
-    patients, breasts: (n,) names; labels: class -> (n,) of 0 and 1; scores: class -> (models, n)
-    probabilities.
+    patients: (n,) names, one for all patients with an identical image; breasts: (n,) names; labels:
+    class -> (n,) of 0 and 1; scores: class -> (models, n) probabilities.
     """
 
     group: Group
@@ -71,7 +71,7 @@ def scored(group: Group, mammograms: Mammograms, probabilities: dict[str, NDArra
     negative, positive = group.classes
     if negative not in scores:  # the benign of MLMC is the negative class of its third output
         scores = {negative: 1 - scores[positive], **scores}
-    patients = np.array([m.patient for m in mammograms])
+    patients = np.array([m.group for m in mammograms])
     breasts = np.array([f"{m.patient} {m.laterality}" for m in mammograms])
     truth = {name: label(name, mammograms) for name in group.classes}
     return Scored(group, patients, breasts, truth, scores)

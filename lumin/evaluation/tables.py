@@ -14,7 +14,7 @@ from lumin.evaluation import cells, markdown
 from lumin.evaluation.cells import LEVELS, Comparison, Estimate
 from lumin.evaluation.markdown import Document, Provenance, between, grid, label, number
 from lumin.evaluation.predictions import by_breast, by_image, ensemble, read_scores
-from lumin.paper.published import TABLE1, TABLE2, TABLES, Table
+from lumin.paper.published import TABLE1, TABLE2, TABLES, Table, claimed
 from lumin.paper.stated import FOLDS
 
 # ---- Table 1: numbers ----------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def counts_text(counts: Mapping[str, Counts]) -> list[str]:
         same += (row.paper[0] == row.ours[0]) + (row.paper[1] == row.ours[1])
     header = ["images", "CV, paper", "CV, ours", "test, paper", "test, ours"]
     explained = "CV: training and validation, five folds."
-    explained += f" {same} of the {2 * len(counts)} numbers are the paper's."
+    explained += f" {same} of the {2 * len(counts)} numbers equal the paper's."
     return [grid([*header, *(f"fold{fold}" for fold in range(FOLDS))], rows), explained]
 
 
@@ -134,32 +134,38 @@ def numbers_of(
 
 UNPRINTED = "Macro F1 and AUC, which the paper does not print for these tasks"
 INTERVALS = (
-    "95 % intervals say how far other test patients would move the figure, the trained models held"
-    " fixed: patients resampled within their class {draws:,} times, all their images together"
-    " (percentile); for the AUC of exclusive classes DeLong's with patients as clusters. A patient"
-    " is a PatientID: IDs with identical images share a role, but count as several here. `none`: no"
-    " resampling moves the figure, as where all images are called of one class. The SD: how far"
-    " another training fold does."
+    "95 % intervals are over test patients, the trained models held fixed: patients resampled"
+    " within their class {draws:,} times, all their images together (percentile); for the AUC of"
+    " exclusive classes DeLong's with patients as clusters. PatientIDs with an identical image"
+    " count as one patient. `none`: no resampling moves the figure, such as the F1 of a class"
+    " that is never called, or the AUC of a classifier that gives every image the same"
+    " probability. The SD is over the five fold models, which differ in training patients and in"
+    " random numbers, and share three quarters of their training images. Bold: the higher of our"
+    " two, tested or not."
 )
 DIFFERENCES = """\
 No verdict on a method: it would need the variance between trainings, of which one run has no \
 unbiased estimate (Bengio and Grandvalet 2004). What one run can say:
 
 - **Other patients:** these ten networks on other patients like these ({draws:,} samples of the \
-patients within their class, percentile). Without 0, these networks differ; so, often, do two \
-trainings of one method.
+patients within their class, percentile). Where the interval excludes 0, these networks differ \
+(each row at 5 %, unadjusted); so, often, do two trainings of one and the same method.
 - **Other trainings too:** networks trained anew, on other patients, if what training adds \
 correlates between folds by no more than 1/5: variance over patients plus (1/5 + 1/4) times that \
 over folds (Nadeau and Bengio 2003), Student's t. Folds share three quarters of their training \
-images, and one test set; what these do to all five alike shows in no spread between them.
-- **Seeds:** runs of `replicate` that a t-test over their differences, which does give a verdict, \
-would need for 80 % power at 5 %, if this difference is the true one and seeds vary as the second \
-interval says: a rough estimate."""
+images; what these do to all five alike shows in no spread between them and is covered only up to \
+that 1/5. The one test set moves all five alike as well, which the variance over patients counts.
+- **Seeds:** runs of `replicate` that a t-test over their differences, which gives a verdict for \
+this cohort, would need for 80 % power at .05/{claims}, the level that the smallest of its \
+{claims} p-values must pass (Holm), if this difference is the true one and seeds vary as the \
+second interval says: a rough estimate."""
 READINGS = """\
-The paper's p<0.0001 names neither unit nor pairing. Its likely readings, two-sided, unadjusted: \
-Student's and the paired t take the folds for independent trainings, which they are not, and the \
-test set as given. The permutation ({permutations:,} swaps of all that two classifiers say of a \
-patient; for an AUC, of ranks) takes the ten networks as given."""
+The paper's t-test names neither unit nor pairing. Two readings, two-sided, unadjusted: Student's \
+and the paired t over folds. Both take the folds for independent trainings, which they are not, \
+and the test set as given. Beside them a permutation over patients ({permutations:,} swaps of all \
+that two classifiers say of a patient; for an AUC, of ranks), which takes the ten networks as \
+given. Its null hypothesis is that the two are exchangeable, so for an F1 a difference in how \
+often a class is called counts too. The smallest p it can give is {least:.1e}."""
 
 
 def table2(
@@ -171,8 +177,9 @@ def table2(
     sections = [
         *levels_text(table, numbers),
         INTERVALS.format(draws=cells.DRAWS),
-        "## At a probability of .5, mean of five models",
+        "## Other measures, by image, mean of five models",
         operating_grid(numbers["operating"]),
+        "Sensitivity, specificity and balanced accuracy are at a probability of .5.",
         "## Is it better?",
         *significance(numbers["claims"]),
     ]
@@ -254,6 +261,7 @@ def significance(claims: Sequence[Comparison]) -> list[str]:
         pvalues.append([line[0], *(markdown.p_value(test.pvalue) for test in claim.tests.values())])
     header = ["claim", "difference", "folds improved", "95 % CI: other patients"]
     header += ["95 % CI: other trainings too", "seeds"]
-    meaning = DIFFERENCES.format(draws=cells.DRAWS)
-    readings = READINGS.format(permutations=cells.PERMUTATIONS)
+    meaning = DIFFERENCES.format(draws=cells.DRAWS, claims=claimed())
+    least = 1 / (1 + cells.PERMUTATIONS)
+    readings = READINGS.format(permutations=cells.PERMUTATIONS, least=least)
     return [grid(header, differences), meaning, readings, grid(["p", *claims[0].tests], pvalues)]

@@ -28,7 +28,9 @@ def agreement(reproduced: Mapping) -> str:
     if not verdicts:
         return f"Cohort: {reproduced['cohort']}. Being near the paper's figures means nothing here."
     counts = ", ".join(f"{number} {verdict}" for verdict, number in sorted(verdicts.items()))
-    return f"Of {verdicts.total()} figures of Table 2, by the rule fixed beforehand: {counts}."
+    chance = f"at most {verdicts.total() / 20:.1f} are expected above or below by chance"
+    rule = "by the rule fixed beforehand"
+    return f"Of {verdicts.total()} figures of Table 2, {rule}: {counts}; {chance}."
 
 
 def answer(table: Table, numbers: Mapping) -> str:

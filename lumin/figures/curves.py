@@ -214,16 +214,16 @@ def histogram(axes: Axes, scores: NDArray, name: str, **look: object) -> None:
 # ---- the figures ---------------------------------------------------------------------------------
 
 ROC = (
-    "Five fold models thin, their mean thick, with its 95 % band over test patients (models held"
-    " fixed). Mean AUC and 95 % interval (DeLong, patients as clusters):"
+    "Five fold models thin, their mean thick, with its pointwise 95 % band over test patients"
+    " (models held fixed). Mean AUC and 95 % interval (DeLong, patients as clusters):"
 )
 PRECISION = (
     "Five fold models thin, their mean thick; dotted: precision of chance. Mean average precision:"
 )
 CALIBRATION = (
     "Tenths of the images by predicted probability: five fold models thin, all of them together"
-    " thick; dotted: perfect. The luminal tasks draw both classes equally often, so their"
-    " probabilities are not those of the cohort. Mean Brier score:"
+    " thick; dotted: perfect. In training the luminal tasks draw both classes equally often, so"
+    " their probabilities are not those of the cohort. Mean Brier score:"
 )
 SCORES = (
     "Mean probability of the fold models; dotted: where the call changes. Median of the class"

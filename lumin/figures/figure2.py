@@ -174,15 +174,18 @@ def in_words(pointing: Mapping[str, Shares]) -> str:
     return f"{grid(header, rows)}\n\n" + (
         "Test images with the finding and an outline of it: of a mass for mass, of calcifications"
         " for calcification, of any lesion for malignant. Images with the finding and without an"
-        " outline are not judged. In brackets: 95 % intervals, patients resampled. By area: the"
-        " outline's share of the breast. By habit: the hottest points of the other images of the"
-        " same side and view, so what a network gains by knowing where lesions usually are. A"
+        " outline are not judged. In brackets: 95 % intervals, patients resampled, the models and"
+        " the points of the other images held fixed. By area: the outline's share of the breast."
+        " By habit: the hottest points of the other images of the same side and view, so what a"
+        " network gains by knowing where lesions usually are; it has no interval of its own. A"
         " lesion smaller than the map's cell of 32 pixels can be missed by a network that sees it."
     )
 
 
-def percent(share: Share) -> str:
-    """A share and its interval."""
+def percent(share: float | Share) -> str:
+    """A share, and its interval if it has one."""
+    if isinstance(share, float):
+        return f"{100 * share:.1f} %"
     mean, low, high = (100 * value for value in share)
     between = "undefined" if math.isnan(low) else f"{low:.1f} to {high:.1f}"
     return f"{mean:.1f} % ({between})"

@@ -40,7 +40,8 @@ def draw(out: Path, cohort: str) -> Files:
             "Training loss solid, validation loss dashed, the epoch that was kept a diamond."
             f" Epoch kept, by fold: {'; '.join(kept) or 'none'}. Spread: SD over the folds of the"
             " lowest validation loss; step: mean change of it from one epoch to the next, up or"
-            " down. Both measure how unstable training is."
+            " down. Both grow as training becomes less stable; the spread also has in it that each"
+            " fold is validated on other patients."
         )
         return files("losses", figure, f"Loss of the 25 trainings{suffix(cohort)}", text, missing)
 

@@ -35,18 +35,16 @@ class Share(NamedTuple):
     high: float
 
 
-Shares = dict[str, int | Share]  # see shares()
+Shares = dict[str, float | Share]  # see shares()
 
 
-def play(
-    images: Sequence[PredictedImage], points: Mapping[str, NDArray]
-) -> dict[str, dict[str, int | Share]]:
+def play(images: Sequence[PredictedImage], points: Mapping[str, NDArray]) -> dict[str, Shares]:
     """n images, output -> (n, 2) their hottest points: output -> its shares().
 
     An output is judged on the images that have the finding and an outline of its kind within the
     crop. Those that have only the finding are counted: "without outline".
     """
-    result = {}
+    result: dict[str, Shares] = {}
     for output, hottest in points.items():
         cases, without = [], 0
         for image, point in zip(images, hottest, strict=True):
@@ -71,7 +69,8 @@ def shares(cases: Sequence[Case]) -> Shares:
     by area      chance: the lesions' share of the breast (pixels above 0)
     by habit     chance: the points of the other images of the same side and view, in this image's
                  lesions (by area if there is no other). It keeps what a network knows of where
-                 lesions usually are.
+                 lesions usually are. It has no interval: the other images' points, which it is
+                 made of, are not resampled, so one would be too narrow.
     above area   hit - by area, and above habit likewise: the difference in each image
     """
     points = np.array([case.point for case in cases])
@@ -85,12 +84,13 @@ def shares(cases: Sequence[Case]) -> Shares:
         others[i] = False
         habit = hit[others].mean() if others.any() else area
         rows.append((hit[i], area, hit[i] - area, habit, hit[i] - habit))
-    patients = [m.patient for m in mammograms]
+    patients = [m.group for m in mammograms]
     weights = resample(patients)
     draws = weights @ np.array(rows) / weights.sum(1, keepdims=True)
     result: Shares = {"images": len(cases), "patients": len(set(patients))}
     for name, mean, drawn in zip(MEASURES, np.mean(rows, axis=0), draws.T, strict=True):
-        result[name] = Share(float(mean), *interval(drawn))
+        share = Share(float(mean), *interval(drawn))
+        result[name] = share.mean if name == "by habit" else share
     return result
 
 

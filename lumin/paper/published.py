@@ -101,6 +101,12 @@ def comparisons() -> dict[str, Table]:
     return {name: table for name, table in TABLES.items() if table.pairs}
 
 
+def claimed() -> int:
+    """How many differences Tables 2a and 2b judge: every cell of every pair."""
+    pairs = [pair for table in comparisons().values() for pair in table.pairs]
+    return sum(len(pair.group.cells) for pair in pairs)
+
+
 def tasks_of(name: str) -> tuple[str, ...]:
     """The tasks whose predictions a table is made from."""
     pairs = TABLES[name].pairs

@@ -53,7 +53,7 @@ UNSTATED = (
     Choice("binary output", "two nodes, softmax", "cross-entropy, as with the two nodes of 2.2.1"),
     Choice("third neuron of MLMC", "malignant; benign is its negative class", "both have an F1 in Table 2a"),
     Choice("F1 Score", "mean of both class F1s", "Table 2b's are that, within .0006"),
-    Choice("t-test", "its likely readings, side by side", "neither unit nor pairing is said"),
+    Choice("t-test", "two readings, over folds, side by side", "neither unit nor pairing is said"),
     Choice("Figure 2", "mean map of the five models, for malignant", "no model and no output is named"),
     Choice("test set", "whole patients", "stated for training and validation alone (2.1)"),
     Choice("input size", "1326 rows, 512 columns", "breasts are taller than wide"),

@@ -83,5 +83,5 @@ def test_the_table_says_auc_interval_and_what_would_have_been_shown():
     _, covariance = inference.delong(once, blind)
     assert baseline["shown"] == pytest.approx(shown(covariance[0, 0] ** 0.5), rel=1e-4)
     first = made.markdown.split("\n\n")[1]
-    assert f"baseline {baseline['mean']:.3f} ({low:.3f} to {high:.3f}; shown from" in first
+    assert f"baseline {baseline['mean']:.3f} ({low:.3f} to {high:.3f}; 80 % power from" in first
     assert list(grids(made.markdown)[0])[2:] == ["baseline", "transfer"]

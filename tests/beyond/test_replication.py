@@ -270,7 +270,7 @@ def test_one_seed_has_a_difference_and_no_verdict():
 
 def test_a_verdict_says_for_whom():
     """Seeds share CMMD's patients; the demo draws another cohort for each."""
-    assert "holds for this cohort's patients" in replication.replication([run(0)]).markdown
+    assert "is about this cohort's patients" in replication.replication([run(0)]).markdown
     demo = replication.replication([run(0, cohort="synthetic cohort, not CMMD")])
     assert "holds for another such cohort" in demo.markdown
 
@@ -338,6 +338,7 @@ def test_it_reads_what_tables_write(tmp_path, monkeypatch):
         names = {
             "image": f"i{i}",
             "patient": f"D2-{i // 2:04d}",
+            "group": f"D2-{i // 2:04d}",
             "laterality": "L",
             "view": ("CC", "MLO")[i % 2],
         }

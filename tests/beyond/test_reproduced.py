@@ -100,7 +100,7 @@ def test_every_figure_of_table_2_has_a_verdict_in_the_papers_order():
 def test_the_table_says_what_chance_does():
     made = reproduced.document(tables(luminal={"mean": 0.1}, mass={"mean": 0.3}))
     assert made.markdown.startswith("# Did it reproduce?\n")
-    assert "Of 16 figures at most 0.8 are expected outside by chance" in made.markdown
+    assert "Of 16 figures at most 0.8 are then expected outside by chance" in made.markdown
     assert "Outside here: 4." in made.markdown
     (grid,) = grids(made.markdown)
     assert len(grid) == 2 + 16
@@ -126,7 +126,7 @@ def test_what_is_undefined_gets_no_verdict():
 )
 def test_another_cohort_gets_one_line_and_no_verdict(cohort):
     made = reproduced.document(tables(0.6, cohort=cohort))
-    assert f"can be seen on CMMD alone. This cohort: {cohort}." in made.markdown
+    assert f"can only be seen on CMMD. This cohort: {cohort}." in made.markdown
     assert json.loads(made.json)["rows"] == []
     for verdict in ("consistent", "above", "below"):
         assert verdict not in made.markdown

@@ -29,6 +29,7 @@ def mammogram(number, view):
     luminal = None if number >= 20 else int(number % 3 > 0)
     about = {
         "patient": f"D2-{number:04d}",
+        "group": f"D2-{number:04d}",
         "laterality": "L",
         "age": "50",
         "view": view,

@@ -193,6 +193,34 @@ def test_a_luminal_task_is_read(tmp_path):
     assert table.scores["luminal"][4].tolist() == [0.75, 0.5, 0.125]
 
 
+def test_patients_with_an_identical_image_are_one_patient(tmp_path, few):
+    """Every patient's images come a second time under another PatientID, and add nothing."""
+    rng, said = np.random.default_rng(0), {}
+    originals = [record(f"D1-{i // 2:04}", "CM"[i % 2], luminal=i // 2 % 3 % 2) for i in range(60)]
+    copies = []
+    for m in originals:
+        copies.append(m._replace(image=f"copy {m.image}", patient=m.patient.replace("D1", "D2")))
+    for name, images in (("once", originals), ("twice", originals + copies)):
+        both = []
+        for task in ("luminal-transfer", "luminal-baseline"):
+            scores = said.setdefault(task, rng.random((5, 60)))
+            scores = np.tile(scores, len(images) // 60)
+            write_predictions(
+                tmp_path / name,
+                task,
+                CLASSES["subtype"],
+                np.stack([1 - scores, scores], -1),
+                images,
+            )
+            both.append(read_scores(tmp_path / name, task, SUBTYPE, images))
+        said[name] = estimates(both[0], 0), compare(("a", "b"), *both, 0)
+    for found, wanted in zip(said["twice"][0].values(), said["once"][0].values(), strict=True):
+        assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    for found, wanted in zip(said["twice"][1], said["once"][1], strict=True):
+        assert found.patients == pytest.approx(wanted.patients)
+        assert p_values(found) == pytest.approx(p_values(wanted))
+
+
 def test_fold_models_that_judged_other_images_are_not_put_together(tmp_path):
     write_predictions(tmp_path, "mass-calc", CLASSES["findings"], np.full((5, 5, 2), 0.5))
     path = tmp_path / "predictions/mass-calc/fold3.csv"
@@ -344,7 +372,7 @@ def test_a_perfect_classifier_is_better_than_a_guess(few):
         assert claim.improved == 5
         for low, high in (claim.patients, claim.trainings):
             assert 0 < low < np.mean(claim.differences) < high
-        assert claim.seeds == 3
+        assert claim.seeds == 5
         p = p_values(claim)
         assert p[cells.PERMUTATION] == 1 / 500  # no draw was as far from 0
         assert max(p[cells.STUDENT], p[cells.PAIRED]) < 0.01
@@ -378,7 +406,7 @@ def test_other_trainings_are_patients_and_folds_together(group, few):
         half = scipy.stats.t.ppf(0.975, freedom) * np.sqrt(patients + folds)
         middle = differences.mean()
         assert claim.trainings == pytest.approx((middle - half, middle + half))
-        assert claim.seeds == inference.seeds_needed(middle, patients + folds)
+        assert claim.seeds == inference.seeds_needed(middle, patients + folds, 0.05 / 12)
 
 
 def two_methods(generator, correlation):

@@ -45,7 +45,8 @@ out, rng, images = Path(sys.argv[1]), np.random.default_rng(0), []
 for i in range(60):
     for view in ("CC", "MLO"):
         about = (f"{i}.{view}", f"D2-{i:04d}", "L", view, str(30 + i))
-        images.append(Mammogram(*about, i % 2, 1 - i % 2, 1, "Luminal A", int(i % 3 > 0), Path()))
+        labels = i % 2, 1 - i % 2, 1, "Luminal A", int(i % 3 > 0)
+        images.append(Mammogram(*about, *labels, group=about[1]))
 roles, _ = split(images, {m.patient: m.patient for m in images}, 0, 0.4)
 for task in tasks_of("table2b"):
     (out / f"predictions/{task}").mkdir(parents=True)

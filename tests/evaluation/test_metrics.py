@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm, rankdata
+from scipy.stats import nct, norm, rankdata, ttest_1samp
 from scipy.stats import t as student_t
 
 from lumin.beyond import audit, replication
@@ -408,13 +408,34 @@ def test_an_interval_by_hand():
 @pytest.mark.parametrize(("effect", "seeds"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.2, 8)])
 def test_seeds_are_those_of_the_tables_of_power(effect, seeds):
     """Cohen 1988, 80 % power of a paired t at 5 %, two-sided, as G*Power has it."""
-    assert inference.seeds_needed(effect, 1.0) == seeds
-    assert inference.seeds_needed(-3 * effect, 9.0) == seeds
+    assert inference.seeds_needed(effect, 1.0, 0.05) == seeds
+    assert inference.seeds_needed(-3 * effect, 9.0, 0.05) == seeds
+
+
+@pytest.mark.parametrize("effect", [0.2, 0.5, 1.0, 2.0, 5.0])
+def test_seeds_are_those_of_the_noncentral_t(effect):
+    """At .05/12: the fewest whose exact power is 80 %."""
+
+    def power(n):
+        bound, shift = student_t.isf(0.05 / 24, n - 1), effect * np.sqrt(n)
+        return nct.sf(bound, n - 1, shift) + nct.cdf(-bound, n - 1, shift)
+
+    wanted = next(n for n in range(3, 1000) if power(n) >= 0.8)
+    assert inference.seeds_needed(effect, 1.0, 0.05 / 12) == wanted
+
+
+@pytest.mark.slow
+def test_that_many_seeds_are_enough_four_times_in_five():
+    """10,000 times as many differences as are needed at .05/12."""
+    n = int(inference.seeds_needed(0.03, 0.04**2, 0.05 / 12))
+    draws = np.random.default_rng(0).normal(0.03, 0.04, (10_000, n))
+    shown = ttest_1samp(draws, 0, axis=1).pvalue < 0.05 / 12
+    assert 0.79 < shown.mean() < 0.83
 
 
 def test_seeds_where_hardly_any_or_none_is_enough():
-    assert inference.seeds_needed(1.0, 0.0) == 3
-    assert np.isnan(inference.seeds_needed(0.0, 1.0))
+    assert inference.seeds_needed(1.0, 0.0, 0.05) == 3
+    assert np.isnan(inference.seeds_needed(0.0, 1.0, 0.05))
 
 
 # ---- permutation of patients ---------------------------------------------------------------------

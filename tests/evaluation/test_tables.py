@@ -42,6 +42,7 @@ def breast(patient, laterality, abnormality, malignant, luminal, age):
             mass=int(abnormality != "calcification"),
             malignant=malignant,
             luminal=luminal,
+            group=patient,
         )
         for view in ("CC", "MLO")
     ]
@@ -187,7 +188,7 @@ def test_table_1_by_hand():
         expected = [papers[name][0], training, papers[name][1], test, *folds]
         assert counts[name] == list(map(str, expected)), name
     assert list(counts)[2:] == list(BY_HAND)
-    assert "0 of the 18 numbers are the paper's" in made.markdown
+    assert "0 of the 18 numbers equal the paper's" in made.markdown
     assert people["patients"] == ["5", "2"]
     assert people["breasts"] == ["6", "2"]
     assert people["images"] == ["12", "4"]
@@ -211,7 +212,7 @@ def test_table_1_as_json():
 def test_one_number_that_is_the_papers_is_counted(monkeypatch):
     monkeypatch.setitem(tables.TABLE1, "Both", (2, 99))
     assert (
-        "1 of the 18 numbers are the paper's"
+        "1 of the 18 numbers equal the paper's"
         in tables.table1(MAMMOGRAMS, ROLES, FLOW, DEMO).markdown
     )
 

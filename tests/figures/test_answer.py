@@ -47,7 +47,8 @@ def test_an_undefined_cell_is_said_and_not_counted(write):
         ([], "Cohort: not CMMD. Being near the paper's figures means nothing here."),
         (
             ["consistent", "below", "consistent"],
-            "Of 3 figures of Table 2, by the rule fixed beforehand: 1 below, 2 consistent.",
+            "Of 3 figures of Table 2, by the rule fixed beforehand: 1 below, 2 consistent;"
+            " at most 0.1 are expected above or below by chance.",
         ),
     ],
 )

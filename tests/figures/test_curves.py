@@ -251,7 +251,7 @@ def test_fig2_is_drawn(out, mammograms):
     images = read_predicted(out, mammograms)
     counts = {"images": 5, "patients": 4, "without outline": 3}
     shares = dict.fromkeys(MEASURES, Share(0.4, 0.25, 0.5))
-    shares["by habit"] = Share(0.1, math.nan, math.nan)  # of one patient
+    shares |= {"by area": Share(0.1, math.nan, math.nan), "by habit": 0.2}  # of one patient
     outline = Outline("mass", [(0, 0), (9, 0), (0, 9)])
     images = [image._replace(outlines=[outline]) for image in images]
     files = figure2.fig2(images, spot, "mass", None, "CMMD", {"mass": counts | shares}, ["Note."])
@@ -262,11 +262,12 @@ def test_fig2_is_drawn(out, mammograms):
     about = json.loads(files["figures/fig2.json"])
     assert about["who"] == figure2.choose(images)[1]
     assert about["pointing"]["mass"]["hit"] == {"mean": 0.4, "low": 0.25, "high": 0.5}
-    assert about["pointing"]["mass"]["by habit"] == {"mean": 0.1, "low": None, "high": None}
+    assert about["pointing"]["mass"]["by area"] == {"mean": 0.1, "low": None, "high": None}
+    assert about["pointing"]["mass"]["by habit"] == 0.2
     assert "Green: the outlines" in about["text"]
     text = files["figures/fig2.md"]
-    assert "| mass | 5 | 4 | 3 | 40.0 % (25.0 to 50.0) | 40.0 %" in text
-    assert "| 10.0 % (undefined) | 40.0 % (25.0 to 50.0) |" in text
+    assert "| mass | 5 | 4 | 3 | 40.0 % (25.0 to 50.0) | 10.0 % (undefined) | 40.0 %" in text
+    assert "| 20.0 % | 40.0 % (25.0 to 50.0) |" in text
     assert text.endswith("\n\nNote.\n")
     # Whole and magnified over the map of each view, not over the plain picture
     assert files["figures/fig2.svg"].decode().count(f"stroke: {style.GREEN.lower()}") == 4
