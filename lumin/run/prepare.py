@@ -23,8 +23,7 @@ from lumin.paper.stated import ASPECT, IMAGES
 from lumin.run import crops, manifest, stages
 from lumin.run.crops import Doubts
 from lumin.run.machine import cores, peak_resident
-from lumin.run.make import Files, Stage, make, remake
-from lumin.run.notes import note
+from lumin.run.make import Files, Stage, make, note, remake
 from lumin.run.pool import explained
 from lumin.run.study import Study
 
@@ -92,7 +91,7 @@ def images(study: Study, listing: Listing) -> Files:
         crops.SHEET: crops.sheet(found.mammograms, rows, doubtful),
     }
     remake(study.out, Stage("sources", (), {}, lambda: sources, part="unverified"))
-    note(study, {"prepare": cost(time.perf_counter() - started, len(rows))})
+    note(study.out, "prepare", cost(time.perf_counter() - started, len(rows)))
     report(study, found, groups, doubtful)
     return files
 
@@ -112,7 +111,12 @@ def report(study: Study, found: Cohort, groups: dict[str, str], doubtful: Doubts
 def cost(seconds: float, images: int) -> dict[str, float]:
     """What the images took, as run.json has it."""
     memory = max(map(peak_resident, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
-    return {"seconds": seconds, "images_per_second": images / seconds, "peak_memory": memory}
+    return {
+        "seconds": seconds,
+        "images_per_second": images / seconds,
+        "peak_memory": memory,
+        "jobs": cores(),
+    }
 
 
 def identity(study: Study, found: Cohort) -> dict[str, str]:

@@ -71,7 +71,7 @@ class Screen:
     ) -> Iterator[Callable[["Training", dict], None]]:
         """A bar for all trainings above one for each that runs; else a line per epoch.
 
-        As a function of a training and what it says: the line of an epoch, or how it ended.
+        As a function of a training and what it says: the line of an epoch, or {"end": seconds}.
         """
         forecast, running = Forecast(trainings, jobs), dict[str, TaskID]()
         several = len({training.out for training in trainings}) > 1
