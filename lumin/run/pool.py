@@ -56,7 +56,7 @@ def run(
         at_once = max(at_once, 2)
     # Ray installs signal handlers of its own, so ours come after them
     with (
-        explained(),
+        killed_is_interrupted(),
         engine(study.backend, study.jobs, study.stack),
         in_flight(study.out) as folder,
         stopping(folder / STOP),
@@ -180,7 +180,7 @@ def device(stack: Stack, folder: Path, at_once: int) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
+def killed_is_interrupted() -> Iterator[None]:
     """A worker or a cluster's process that was killed becomes Interrupted."""
     try:
         yield
@@ -221,12 +221,9 @@ def in_flight(out: Path) -> Iterator[Path]:
     """A folder for what is in flight in this run, with an empty log; gone at the end."""
     parent = out.resolve() / manifest.IN_FLIGHT  # a worker may have another working directory
     parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix="run.", dir=parent) as name:
-            (Path(name) / LOG).touch()
-            yield Path(name)
-    finally:
-        manifest.remove_empty(parent, out.resolve())
+    with tempfile.TemporaryDirectory(prefix="run.", dir=parent) as name:
+        (Path(name) / LOG).touch()
+        yield Path(name)
 
 
 def sweep(out: Path) -> None:

@@ -24,7 +24,7 @@ from lumin.run import crops, manifest, stages
 from lumin.run.crops import Doubts
 from lumin.run.machine import cores, peak_resident
 from lumin.run.make import Files, Stage, make, note, remake
-from lumin.run.pool import explained
+from lumin.run.pool import killed_is_interrupted
 from lumin.run.study import Study
 
 
@@ -39,7 +39,7 @@ def prepare(study: Study) -> None:
                 f"Images: as recorded ({study.data} is not here, so no DICOM file is looked at)."
             )
     if study.demo and not phantom.complete(study.data, "demo", study.seed):
-        with explained(), study.screen.bar("Synthetic cohort, images") as progress:
+        with killed_is_interrupted(), study.screen.bar("Synthetic cohort, images") as progress:
             phantom.write(study.data, "demo", study.seed, jobs=cores(), progress=progress)
     listing = list_files(study.data)
     if listing:
@@ -66,13 +66,13 @@ def images(study: Study, listing: Listing) -> Files:
     """Read headers and pixels of the data folder -> cohort.csv and the image store."""
     started, screen = time.perf_counter(), study.screen
     correct = corrections.correct if study.cleaned else None
-    with explained(), screen.bar("Headers") as progress:
+    with killed_is_interrupted(), screen.bar("Headers") as progress:
         found = read_cohort(study.data, study.sheet, cores(), progress, correct)
     settings = study.lasting | identity(study, found)
     if not study.overwrite:
         manifest.check(study.out, settings)
     check_disk(study, len(found.mammograms))
-    with explained(), screen.bar("Images") as progress:
+    with killed_is_interrupted(), screen.bar("Images") as progress:
         stored = build_store(found.mammograms, study.out, study.recipe, cores(), progress)
     rows, doubtful = [row for row, _ in stored], crops.doubts_of(stored)
     found.flow["mean aspect of the crops"] = mean_aspect(rows)

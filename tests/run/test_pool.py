@@ -249,7 +249,8 @@ def spread(out, trainings, jobs=1, show=lambda one, line: None, backend="loky"):
     """Run them -> what each of them cost."""
     before = costs(out)
     study = SimpleNamespace(out=out, jobs=jobs, backend=backend, stack=STACK)
-    pool.run(study, trainings, show)
+    with manifest.claim_folder(out, "trainings", shared=True):  # as learn() does
+        pool.run(study, trainings, show)
     return {name: cost for name, cost in costs(out).items() if name not in before}
 
 
@@ -272,6 +273,7 @@ def test_what_is_up_to_date_is_passed_over(tmp_path, pretended):
     wanted = everything(tmp_path)
     spread(tmp_path, wanted[:3])
     assert spread(tmp_path, wanted[:5]).keys() == {t.name for t in wanted[3:5]}
+    assert sorted(pretended) == sorted(t.name for t in wanted[:5])
     assert spread(tmp_path, wanted[:5]) == {}
 
 
@@ -423,12 +425,18 @@ def test_a_signal_asks_to_stop_and_a_second_one_kills(tmp_path, number):
 
 
 def test_a_process_that_was_killed_is_an_interruption_and_says_why_perhaps():
-    with pytest.raises(Interrupted, match=r"lack of memory.*fewer --jobs"), pool.explained():
+    with (
+        pytest.raises(Interrupted, match=r"lack of memory.*fewer --jobs"),
+        pool.killed_is_interrupted(),
+    ):
         raise TerminatedWorkerError("killed")
     actor_died = type("ActorDiedError", (Exception,), {"__module__": "ray.exceptions"})
-    with pytest.raises(Interrupted, match=r"cluster.*ActorDiedError"), pool.explained():
+    with pytest.raises(Interrupted, match=r"cluster.*ActorDiedError"), pool.killed_is_interrupted():
         raise actor_died
-    with pytest.raises(ZeroDivisionError), pool.explained():  # a fault of ours stays one
+    with (
+        pytest.raises(ZeroDivisionError),
+        pool.killed_is_interrupted(),
+    ):  # a fault of ours stays one
         raise ZeroDivisionError
 
 
