@@ -946,7 +946,7 @@ MUTANTS = [Mutant(*row, tuple(tests.split())) for *row, tests in (
      "from lumin.training.tasks import Task\n",
      "from lumin.training.tasks import Task\nimport torch\n",
      "run/test_review.py::test_a_reviewer_needs_only_what_requirements_verify_lists"),
-    ("missing-package-is-a-bug", "verify", "lumin/run/explain.py",
+    ("missing-package-is-a-bug", "verify", "lumin/run/screen.py",
      "    except ModuleNotFoundError as error:\n",
      "    except ZeroDivisionError as error:\n",
      "run/test_review.py::test_a_reviewer_needs_only_what_requirements_verify_lists"),
