@@ -557,7 +557,7 @@ MUTANTS = [Mutant(*row, tuple(tests.split())) for *row, tests in (
      "            raise Interrupted",
      "run/test_resume.py::test_stopped_before_every_step"),
     ("checkpoint-stays", "resume", "lumin/run/training.py",
-     "    training.discard_checkpoint()\n    seconds",
+     "    training.checkpoint.unlink(missing_ok=True)\n    seconds",
      "    seconds",
      "run/test_resume.py::test_stopped_before_every_step"),
     ("checkpoint-of-another-stack", "resume", "lumin/run/training.py",

@@ -52,7 +52,7 @@ def missing(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]:
     names = {training.name for training in todo}
     for training in trainings:
         if training.name not in names:
-            training.discard_checkpoint()
+            training.checkpoint.unlink(missing_ok=True)
     return todo
 
 

@@ -189,7 +189,7 @@ def test_what_others_are_at_stays(begun, monkeypatch):
     """While another run trains in the folder, on this machine or another."""
     monkeypatch.setattr("lumin.run.training.run", pretend)
     names = [".lumin/run.0ther/progress", ".lumin/run.0ther/stop"]
-    names.append(".lumin/checkpoints/mass-calc/fold0.pt")
+    names.append(".lumin/mass-calc.0.pt")
     for name in names:
         exact.write(begun.out / name, "")
     with manifest.claim_folder(begun.out, "trainings", shared=True):
