@@ -20,8 +20,7 @@ from lumin.errors import DATA, DIFFERENCE, UserError
 from lumin.paper.published import TABLES, tasks_of
 from lumin.paper.silences import ALTERNATIVES
 from lumin.paper.stated import FOLDS
-from lumin.run.explain import explained
-from lumin.run.screen import Screen, mark, say, show_markdown
+from lumin.run.screen import Screen, explained, mark, say, show_markdown
 from lumin.training.tasks import BY_NAME, TASKS
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -129,8 +128,6 @@ def outputs(study: Study) -> Check:
     if not folder.is_dir():
         return Check(what, f"{folder} is no folder", "Name another --out.")
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
         with manifest.claim_folder(folder, "doctor"):
             pass
         if study.out.is_dir():

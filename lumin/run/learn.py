@@ -9,7 +9,6 @@ from lumin.exact import sha256
 from lumin.paper.published import TABLES, tasks_of
 from lumin.paper.stated import FOLDS
 from lumin.run import manifest, pool, stages
-from lumin.run.notes import note
 from lumin.run.stages import Training
 from lumin.run.study import Study
 from lumin.training import network
@@ -28,6 +27,7 @@ def learn(
         return
     for study in studies:
         check_splits(study, names)
+        pool.sweep(study.out)
     todo: list[Training] = []
     with ExitStack() as held:
         for study in studies:
@@ -42,7 +42,7 @@ def learn(
             return
         first.screen.say(f"{announcement(first, todo)} Remaining times assume no early stopping.")
         with first.screen.epochs(todo, first.jobs) as show:
-            pool.run(first, todo, show, lambda costs: note_each(studies, costs))
+            pool.run(first, todo, show)
 
 
 def missing(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]:
@@ -52,8 +52,7 @@ def missing(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]:
     names = {training.name for training in todo}
     for training in trainings:
         if training.name not in names:
-            training.discard_checkpoint()
-    pool.sweep(study.out)
+            training.checkpoint.unlink(missing_ok=True)
     return todo
 
 
@@ -63,14 +62,6 @@ def begin(study: Study, todo: Sequence[Training]) -> None:
         network.download_imagenet()
         manifest.claim(study.out, {"imagenet": sha256(network.imagenet())})
     manifest.claim(study.out, study.settings)
-
-
-def note_each(studies: Sequence[Study], costs: pool.Costs) -> None:
-    """Add what trainings cost to the run.json of the study that each belongs to."""
-    for study in studies:
-        own = {name: cost for (out, name), cost in costs.items() if out == study.out}
-        if own:
-            note(study, own)
 
 
 def announcement(study: Study, todo: Sequence[Training]) -> str:

@@ -1,5 +1,6 @@
-"""A stage: what it is made from, what it makes, and the pure function between the two."""
+"""A stage: what it is made from, what it makes, the pure function between the two, and its cost."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -8,6 +9,11 @@ from pathlib import Path
 from lumin.exact import sha256, sweep, write
 from lumin.run import manifest
 
+# Whose versions run.json names
+PACKAGES = (
+    *("torch", "torchvision", "pydicom", "numpy", "scikit-learn", "scipy"),
+    *("pillow", "safetensors"),
+)
 Files = Mapping[str, bytes | str | None]  # path in the outputs folder -> content; None: written
 
 
@@ -63,3 +69,18 @@ def remake(out: Path, stage: Stage) -> None:
             write(out / name, content)
     stack = {**stage.stack, **{package: version(package) for package in stage.packages}}
     manifest.commit(out, stage.name, files, inputs, stack, stage.part)
+
+
+def note(out: Path, stage: str, cost: Mapping[str, float]) -> None:
+    """Add what a stage cost to run.json, which names the versions and the source."""
+    path = out / "run.json"
+    with manifest.claim_folder(out, "run", patience=60):
+        noted = json.loads(path.read_text())["stages"] if path.exists() else {}
+        content = {
+            "versions": {package: version(package) for package in PACKAGES},
+            "commit": manifest.source(),
+            "stages": noted | {stage: cost},
+        }
+        sweep(path)
+        write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+        manifest.commit(out, "run", ["run.json"], {}, {}, part="unverified")

@@ -77,14 +77,6 @@ def claim_folder(
             (out / IN_FLIGHT).rmdir()
 
 
-def remove_empty(folder: Path, out: Path) -> None:
-    """Remove a folder inside `out`, and those that it lies in, as far as they are empty."""
-    while folder != out:
-        with contextlib.suppress(OSError):  # not empty, or not there
-            folder.rmdir()
-        folder = folder.parent
-
-
 # ---- reading and writing -------------------------------------------------------------------------
 
 

@@ -7,11 +7,13 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -22,67 +24,62 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from lumin.errors import Busy, Interrupted, UserError
 from lumin.locks import lock
 from lumin.run import manifest, training
+from lumin.run.make import note
 from lumin.run.schedule import chains
 from lumin.run.stages import Training
 from lumin.run.study import Study
 from lumin.training.machine import Stack
 
-Costs = dict[tuple[Path, str], dict]  # outputs folder and stage -> seconds, epochs, ...
-End = dict | str  # how a training ended: what it cost, or one of
-UP_TO_DATE, STOPPED, BUSY = "up to date", "stopped", "another run is training it"
 SIGNALS = signal.SIGINT, signal.SIGTERM
+# In the folder of a run: lines of the trainings, and what asks them to stop once it is there
+LOG, STOP = "progress", "stop"
 
 
 def run(
-    study: Study,
-    trainings: Sequence[Training],
-    show: Callable[[Training, dict], None],
-    note: Callable[[Costs], None],
+    study: Study, trainings: Sequence[Training], show: Callable[[Training, dict], None]
 ) -> None:
     """Run what is to be trained, as many at once and on the backend of joblib that `study` says.
 
-    `show` is given a training with the line of each epoch, and with how it ended; `note`, however
-    the run ends, what each training that was done cost. SIGINT and SIGTERM let the running steps
-    end, save where they are and raise Interrupted; a second one kills. Raises UserError where the
-    backend has no room for so many, or another run holds a training; the others are done first.
+    `show` is given a training with the line of each epoch, and with {"end": seconds}. SIGINT and
+    SIGTERM let the running steps end, save where they are and raise Interrupted; a second one
+    kills. Raises UserError where the backend has no room for so many, or another run holds a
+    training; the others are done first.
     """
-    ends: dict[int, End] = {}  # by number of the training
 
     def pass_on(line: dict) -> None:
-        number = line.pop("training")
-        if "end" in line:
-            ends[number] = line["end"]
-        show(trainings[number], line)
+        show(trainings[line.pop("training")], line)
 
-    try:
-        # Ray installs signal handlers of its own, so ours come after them
-        with (
-            explained(),
-            engine(study.backend, study.jobs, study.stack),
-            in_flight(study.out) as (log, stop),
-            stopping(stop),
-        ):
-            jobs = divide(study, trainings, log, stop)
-            with following(log, pass_on):
-                ended = Parallel(n_jobs=jobs[0].at_once, batch_size=1, pre_dispatch="all")(
-                    delayed(run_job)(job) for job in jobs
-                )
-            for part in ended:  # a shared disk may show the log's last lines too late
-                ends |= part
-            judge(trainings, ends, stop.exists())
-    finally:
-        done = {n: end for n, end in ends.items() if isinstance(end, dict)}
-        note({trainings[number].place: cost for number, cost in done.items()})
+    numbers = {one.place: number for number, one in enumerate(trainings)}
+    work = chains(trainings)
+    at_once = min(study.jobs, len(work))
+    if study.backend == "ray":  # with n_jobs=1 joblib would leave it alone and train here
+        at_once = max(at_once, 2)
+    # Ray installs signal handlers of its own, so ours come after them
+    with (
+        killed_is_interrupted(),
+        engine(study.backend, study.jobs, study.stack),
+        in_flight(study.out) as folder,
+        stopping(folder / STOP),
+        following(folder / LOG, pass_on),
+    ):
+        jobs = []
+        for chain in work:
+            numbered = {numbers[one.place]: one.anywhere() for one in chain}
+            jobs.append(delayed(run_job)(numbered, folder, os.getpid(), at_once))
+        ends = Parallel(n_jobs=at_once, batch_size=1, pre_dispatch="all")(jobs)
+        stopped = (folder / STOP).exists()
+    judge(trainings, ends, stopped)
 
 
-def judge(trainings: Sequence[Training], ends: Mapping[int, End], stopped: bool) -> None:
-    """Raise Interrupted or UserError unless every training was done or was up to date."""
-    if stopped or STOPPED in ends.values():
+def judge(
+    trainings: Sequence[Training], ends: Sequence[Interrupted | Busy | None], stopped: bool
+) -> None:
+    """Raise Interrupted or UserError unless every job came to its end."""
+    if stopped or any(isinstance(end, Interrupted) for end in ends):
         saved = [f"{one.name} of {one.out}" for one in trainings if one.checkpoint.exists()]
         raise Interrupted(", ".join(saved))
-    others = [trainings[number] for number, end in ends.items() if end == BUSY]
-    if others:
-        busy = ", ".join(f"{one.name} of {one.out}" for one in others)
+    busy = ", ".join(str(end) for end in ends if end)
+    if busy:
         raise UserError(
             f"Another run is training {busy}. Everything that does not depend on it is finished. "
             "Wait until it ends, and run the same command."
@@ -92,64 +89,31 @@ def judge(trainings: Sequence[Training], ends: Mapping[int, End], stopped: bool)
 # ---- a job ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Job:
-    """Trainings that need each other, in order, for one process.
+def run_job(
+    trainings: dict[int, Training], folder: Path, caller: int, at_once: int
+) -> Interrupted | Busy | None:
+    """Run trainings that need each other, by their numbers and in order, in this process.
 
-    trainings  by their numbers
-    log        file that takes a line for each epoch, and how each training ended
-    stop       file that asks to stop once it is there
-    caller     number of the process that waits for all jobs
-    at_once    how many jobs run at a time
+    Returns what kept it from its end, None where nothing did. `caller` is the process that waits
+    for all jobs: a worker ends with it, and leaves signals, which reach the whole group, to it.
     """
-
-    trainings: Mapping[int, Training]
-    log: Path
-    stop: Path
-    caller: int
-    at_once: int
-
-
-def divide(study: Study, trainings: Sequence[Training], log: Path, stop: Path) -> list[Job]:
-    """Trainings -> independent jobs, the longest first."""
-    numbers = {one.place: number for number, one in enumerate(trainings)}
-    work = chains(trainings)
-    at_once = min(study.jobs, len(work))
-    if study.backend == "ray":  # with n_jobs=1 joblib would leave it alone and train here
-        at_once = max(at_once, 2)
-    jobs = []
-    for chain in work:
-        numbered = {numbers[one.place]: one.anywhere() for one in chain}
-        jobs.append(Job(numbered, log, stop, os.getpid(), at_once))
-    return jobs
-
-
-def run_job(job: Job) -> dict[int, End]:
-    """Run a job's trainings in this process -> how each that was begun ended.
-
-    A worker that has lost its caller stops, and leaves signals, which reach the whole group, to it.
-    """
-    is_child = os.getppid() == job.caller
-    if os.getpid() != job.caller:
+    if os.getpid() != caller:
         for kind in SIGNALS:
             signal.signal(kind, signal.SIG_IGN)
-
-    def asked() -> bool:
-        return job.stop.exists() or (is_child and os.getppid() != job.caller)
-
-    ends: dict[int, End] = {}
-    at_work = end_with(job.caller) if is_child else contextlib.nullcontext()
-    stack = next(iter(job.trainings.values())).stack
-    with at_work, device(stack, job.log, job.at_once) as name:
-        for number, one in job.trainings.items():
-            if job.stop.exists():
-                break
-            say = partial(append, job.log, number)
-            ends[number] = train(replace(one, stack=replace(stack, device=name)), say, asked)
-            say({"end": ends[number]})
-            if ends[number] in (STOPPED, BUSY):
-                break
-    return ends
+    if os.getppid() == caller:
+        end_with(caller)
+    stack = next(iter(trainings.values())).stack
+    stop = folder / STOP
+    with device(stack, folder, at_once) as name:
+        try:
+            for number, one in trainings.items():
+                if stop.exists():
+                    return Interrupted()
+                say = partial(append, folder / LOG, number)
+                train(replace(one, stack=replace(stack, device=name)), say, stop.exists, at_once)
+        except (Interrupted, Busy) as error:
+            return error
+    return None
 
 
 def append(log: Path, number: int, line: dict) -> None:
@@ -158,37 +122,43 @@ def append(log: Path, number: int, line: dict) -> None:
         file.write(json.dumps({"training": number, **line}) + "\n")
 
 
-def train(one: Training, say: Callable[[dict], None], asked: Callable[[], bool]) -> End:
-    """Run one training unless it is up to date -> how it ended."""
+def train(
+    one: Training, say: Callable[[dict], None], stop: Callable[[], bool], at_once: int
+) -> None:
+    """Run one training unless it is up to date, and note what it cost.
+
+    Raises Busy where another run is at it, Interrupted when `stop()` turns true.
+    """
+    seconds = 0.0
     try:
         with manifest.claim_folder(one.out, f"{one.fold.task.name}.{one.fold.number}"):
-            return training.run(one, say, asked) if one.stale() else UP_TO_DATE
-    except Busy:
-        return BUSY
-    except Interrupted:
-        return STOPPED
+            if one.stale():
+                cost = training.run(one, say, stop)
+                seconds = cost["seconds"]
+                note(one.out, one.name, cost | {"jobs": at_once})
+    except Busy as error:
+        raise Busy(f"{one.name} of {one.out}") from error
+    finally:
+        say({"end": seconds})
 
 
 @cache
-def end_with(caller: int) -> threading.Lock:
-    """End this process once it has lost its caller -> a lock that puts that off while it is held.
+def end_with(caller: int) -> None:
+    """End this process once it has lost its caller, as if killed with it.
 
-    An idle worker whose caller was killed would wait for work, with a gigabyte of memory.
+    Joblib's worker would train on, and then wait for work with a gigabyte of memory.
     """
-    at_work = threading.Lock()
 
     def watch() -> None:
         while os.getppid() == caller:
             time.sleep(1)
-        with at_work:
-            os._exit(1)
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    return at_work
 
 
 @contextlib.contextmanager
-def device(stack: Stack, log: Path, at_once: int) -> Iterator[str]:
+def device(stack: Stack, folder: Path, at_once: int) -> Iterator[str]:
     """The device of a job; where a machine has several GPUs and none was named, one of them.
 
     As many seats as jobs run at once are spread over the GPUs, and a job holds a free one.
@@ -200,7 +170,7 @@ def device(stack: Stack, log: Path, at_once: int) -> Iterator[str]:
     with contextlib.ExitStack() as held:
         for seat in itertools.cycle(range(at_once)):
             with contextlib.suppress(Busy):
-                held.enter_context(lock(log.with_name(f"seat{seat}.{log.name}")))
+                held.enter_context(lock(folder / f"seat{seat}"))
                 break
             time.sleep(0.01)
         yield f"cuda:{seat % gpus}"
@@ -210,7 +180,7 @@ def device(stack: Stack, log: Path, at_once: int) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
+def killed_is_interrupted() -> Iterator[None]:
     """A worker or a cluster's process that was killed becomes Interrupted."""
     try:
         yield
@@ -247,42 +217,20 @@ def engine(backend: str, jobs: int, stack: Stack) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_flight(out: Path) -> Iterator[tuple[Path, Path]]:
-    """A log that trainings write lines to, and the name of a file that asks them to stop.
-
-    Both are of this process, and gone at the end.
-    """
-    folder = out.resolve() / manifest.IN_FLIGHT  # a worker may have another working directory
-    folder.mkdir(parents=True, exist_ok=True)
-    own = f"{os.uname().nodename}.{os.getpid()}"
-    log, stop = folder / f"progress.{own}", folder / f"stop.{own}"
-    stop.unlink(missing_ok=True)  # process numbers come again, in a container always
-    log.write_text("")
-    try:
-        yield log, stop
-    finally:
-        log.unlink(missing_ok=True)
-        stop.unlink(missing_ok=True)
-        manifest.remove_empty(folder, out.resolve())
+def in_flight(out: Path) -> Iterator[Path]:
+    """A folder for what is in flight in this run, with an empty log; gone at the end."""
+    parent = out.resolve() / manifest.IN_FLIGHT  # a worker may have another working directory
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="run.", dir=parent) as name:
+        (Path(name) / LOG).touch()
+        yield Path(name)
 
 
 def sweep(out: Path) -> None:
-    """Remove the files that killed runs of this machine left in flight."""
-    folder, machine = out / manifest.IN_FLIGHT, os.uname().nodename
-    for path in folder.glob(f"*.{machine}.*"):
-        if not alive(int(path.suffix[1:])):
-            path.unlink(missing_ok=True)
-
-
-def alive(process: int) -> bool:
-    """Is there a process of this number?"""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    return True
+    """Remove what killed runs left in flight, unless another run is training here."""
+    with contextlib.suppress(Busy), manifest.claim_folder(out, "trainings", patience=0):
+        for folder in (out / manifest.IN_FLIGHT).glob("run.*"):
+            shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

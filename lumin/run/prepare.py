@@ -23,9 +23,8 @@ from lumin.paper.stated import ASPECT, IMAGES
 from lumin.run import crops, manifest, stages
 from lumin.run.crops import Doubts
 from lumin.run.machine import cores, peak_resident
-from lumin.run.make import Files, Stage, make, remake
-from lumin.run.notes import note
-from lumin.run.pool import explained
+from lumin.run.make import Files, Stage, make, note, remake
+from lumin.run.pool import killed_is_interrupted
 from lumin.run.study import Study
 
 
@@ -40,7 +39,7 @@ def prepare(study: Study) -> None:
                 f"Images: as recorded ({study.data} is not here, so no DICOM file is looked at)."
             )
     if study.demo and not phantom.complete(study.data, "demo", study.seed):
-        with explained(), study.screen.bar("Synthetic cohort, images") as progress:
+        with killed_is_interrupted(), study.screen.bar("Synthetic cohort, images") as progress:
             phantom.write(study.data, "demo", study.seed, jobs=cores(), progress=progress)
     listing = list_files(study.data)
     if listing:
@@ -67,13 +66,13 @@ def images(study: Study, listing: Listing) -> Files:
     """Read headers and pixels of the data folder -> cohort.csv and the image store."""
     started, screen = time.perf_counter(), study.screen
     correct = corrections.correct if study.cleaned else None
-    with explained(), screen.bar("Headers") as progress:
+    with killed_is_interrupted(), screen.bar("Headers") as progress:
         found = read_cohort(study.data, study.sheet, cores(), progress, correct)
     settings = study.lasting | identity(study, found)
     if not study.overwrite:
         manifest.check(study.out, settings)
     check_disk(study, len(found.mammograms))
-    with explained(), screen.bar("Images") as progress:
+    with killed_is_interrupted(), screen.bar("Images") as progress:
         stored = build_store(found.mammograms, study.out, study.recipe, cores(), progress)
     rows, doubtful = [row for row, _ in stored], crops.doubts_of(stored)
     found.flow["mean aspect of the crops"] = mean_aspect(rows)
@@ -92,7 +91,7 @@ def images(study: Study, listing: Listing) -> Files:
         crops.SHEET: crops.sheet(found.mammograms, rows, doubtful),
     }
     remake(study.out, Stage("sources", (), {}, lambda: sources, part="unverified"))
-    note(study, {"prepare": cost(time.perf_counter() - started, len(rows))})
+    note(study.out, "prepare", cost(time.perf_counter() - started, len(rows)))
     report(study, found, groups, doubtful)
     return files
 
@@ -112,7 +111,12 @@ def report(study: Study, found: Cohort, groups: dict[str, str], doubtful: Doubts
 def cost(seconds: float, images: int) -> dict[str, float]:
     """What the images took, as run.json has it."""
     memory = max(map(peak_resident, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
-    return {"seconds": seconds, "images_per_second": images / seconds, "peak_memory": memory}
+    return {
+        "seconds": seconds,
+        "images_per_second": images / seconds,
+        "peak_memory": memory,
+        "jobs": cores(),
+    }
 
 
 def identity(study: Study, found: Cohort) -> dict[str, str]:

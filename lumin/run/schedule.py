@@ -53,11 +53,10 @@ class Forecast:
         self.seconds = dict.fromkeys(self.left, 0.0)  # that each has taken
 
     def add(self, one: "Training", line: Mapping) -> None:
-        """Take in what a training says: the line of an epoch, or how it ended."""
+        """Take in what a training says: the line of an epoch, or {"end": seconds}."""
         if "end" in line:
             self.left[one.place] = 0
-            if isinstance(line["end"], Mapping):  # with its start and its predictions
-                self.seconds[one.place] = line["end"]["seconds"]
+            self.seconds[one.place] = line["end"]  # with its start and its predictions
             return
         self.left[one.place] = (one.fold.epochs - line["epoch"]) * len(one.fold.train)
         self.seconds[one.place] += len(one.fold.train) / line["images_per_second"]

@@ -1,12 +1,15 @@
-"""The terminal: what a study says, and its progress."""
+"""The terminal: what a study says, its progress, and why it stopped."""
 
 import io
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -19,11 +22,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lumin.errors import DATA, FAULT, INTERRUPTED, USAGE, Interrupted, UserError
 from lumin.run.render import render
 from lumin.run.schedule import Forecast, duration
 
 if TYPE_CHECKING:
     from lumin.run.stages import Training
+
+MANY = 25  # lines of detail that are printed
 
 for stream in (sys.stdout, sys.stderr):  # no character that a terminal lacks may end a run
     if isinstance(stream, io.TextIOWrapper):
@@ -33,11 +39,6 @@ console = Console()
 
 def say(text: str, markup: bool = False) -> None:
     console.print(text, highlight=False, soft_wrap=True, markup=markup)
-
-
-def say_error(text: str) -> None:
-    stderr = Console(stderr=True, soft_wrap=True)
-    stderr.print("[red]Stopped.[/]", escape(text), highlight=False)
 
 
 def mark(state: str, colour: str, text: str) -> None:
@@ -71,7 +72,7 @@ class Screen:
     ) -> Iterator[Callable[["Training", dict], None]]:
         """A bar for all trainings above one for each that runs; else a line per epoch.
 
-        As a function of a training and what it says: the line of an epoch, or how it ended.
+        As a function of a training and what it says: the line of an epoch, or {"end": seconds}.
         """
         forecast, running = Forecast(trainings, jobs), dict[str, TaskID]()
         several = len({training.out for training in trainings}) > 1
@@ -113,3 +114,52 @@ def epoch_text(line: dict) -> str:
     best = " best" if line["best"] else ""
     losses = f"loss {line['train_loss']:.4f}, validation {line['val_loss']:.4f}{best}"
     return f"{losses}, {line['images_per_second']:.0f} images/s"
+
+
+# ---- what went wrong -----------------------------------------------------------------------------
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """One message and an exit code for every error that a user can cause."""
+    try:
+        yield
+    except UserError as error:
+        fail(error.exit_code, "\n  ".join([str(error), *first_of(error.details)]))
+    except (Interrupted, KeyboardInterrupt) as error:
+        where = f" in {error}" if str(error) else ""
+        what = "Finished work is kept; run the same command to go on."
+        fail(INTERRUPTED, f"Interrupted{where}. {what}")
+    except OSError as error:
+        what = f"{error.filename or 'A file'}: {error.strerror or error}"
+        advice = "Finished work is kept. Fix the problem and run the same command again."
+        fail(DATA, f"{what}. {advice}")
+    except ModuleNotFoundError as error:
+        fail(USAGE, f"{error.name} is not installed. Run pip install -r requirements.txt.")
+    except typer.Exit:
+        raise
+    except Exception:  # a bug of ours
+        path = kept(traceback.format_exc())
+        fail(FAULT, f"This is a bug in lumin. The traceback is in {path}; please report it.")
+
+
+def first_of(details: Sequence[str]) -> list[str]:
+    """Lines to print of all these; where they are many, the first, and where to read the others."""
+    if len(details) <= MANY:
+        return list(details)
+    path = kept("\n".join(details))
+    return [*details[:MANY], f"and {len(details) - MANY:,} more, all in {path}"]
+
+
+def kept(text: str) -> str:
+    """Write a text to a file of its own in the folder for temporary files -> its path."""
+    with tempfile.NamedTemporaryFile("w", prefix="lumin-", suffix=".txt", delete=False) as file:
+        file.write(text)
+    return file.name
+
+
+def fail(code: int, message: str) -> NoReturn:
+    """End the program with a message on the standard error."""
+    stderr = Console(stderr=True, soft_wrap=True)
+    stderr.print("[red]Stopped.[/]", escape(message), highlight=False)
+    raise typer.Exit(code)

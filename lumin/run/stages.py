@@ -148,13 +148,8 @@ class Training:
     @property
     def checkpoint(self) -> Path:
         """Where it goes on after an interruption."""
-        folder = self.out / manifest.IN_FLIGHT / "checkpoints"
-        return folder / self.fold.task.name / f"fold{self.fold.number}.pt"
-
-    def discard_checkpoint(self) -> None:
-        """Remove the checkpoint, and its folders as far as they are empty."""
-        self.checkpoint.unlink(missing_ok=True)
-        manifest.remove_empty(self.checkpoint.parent, self.out)
+        name = f"{self.fold.task.name}.{self.fold.number}.pt"
+        return self.out / manifest.IN_FLIGHT / name
 
     def stage(self, make: Callable[[], Files] = dict) -> Stage:
         """Its row of the pipeline, without the stack."""

@@ -36,7 +36,7 @@ def run(training: Training, say: Callable[[dict], None], stop: Callable[[], bool
 
     row = training.stage(lambda: trained(training, after_epoch, stop))
     make(training.out, replace(row, stack=describe(training.stack)))
-    training.discard_checkpoint()
+    training.checkpoint.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
     return {
         "seconds": seconds,

@@ -18,7 +18,7 @@ from studies import pretend
 from lumin import exact
 from lumin.errors import DATA, DIFFERENCE, UserError
 from lumin.run import archive, manifest, stages, verify
-from lumin.run.notes import note
+from lumin.run.make import note
 from lumin.run.study import Study
 
 TEXT = (".csv", ".json", ".jsonl", ".md", ".yml", ".txt", ".html", ".svg", "SHA256SUMS")
@@ -34,7 +34,7 @@ def study(prepared) -> Study:
     (one,) = stages.trainings(made, [("mlmc", 0)])
     pretend(one, lambda line: None, lambda: False)
     stages.tabulate(made, "table1")
-    note(made, {one.name: {"seconds": 1.0}})
+    note(made.out, one.name, {"seconds": 1.0})
     return made
 
 

@@ -15,7 +15,7 @@ from lumin import exact
 from lumin.paper.recipe import DEMO, PAPER
 from lumin.run import doctor, manifest, stages
 from lumin.run.doctor import MALLOC, examine
-from lumin.run.notes import note
+from lumin.run.make import note
 from lumin.training import network
 from lumin.training.machine import Stack
 
@@ -217,14 +217,14 @@ def test_the_hours_follow_from_the_trainings_that_are_there(ready, begun):
     study = replace(begun, recipe=long)
     assert doctor.time(study).advice.endswith("python repro.py train mlmc --fold 0")
     images = sum(len(one.fold.train) for one in stages.all_trainings(study))
-    note(study, {"prepare": {"seconds": 9}})
+    note(study.out, "prepare", {"seconds": 9})
     assert doctor.time(study).found == "not known yet"
-    note(study, {"train/mlmc/fold0": {"epochs": 20, "images_per_second": images / 3600}})
+    note(study.out, "train/mlmc/fold0", {"epochs": 20, "images_per_second": images / 3600})
     text = "20 h 0 min at 20 epochs each, as so far; at most 100 h 0 min (100 epochs)."
     check = doctor.time(study)
     assert check.found.startswith(text)
     assert not check.advice
-    note(study, {"train/mlmc/fold1": {"epochs": 40, "images_per_second": images / 1200}})
+    note(study.out, "train/mlmc/fold1", {"epochs": 40, "images_per_second": images / 1200})
     assert doctor.time(study).found.startswith("15 h 0 min at 30 epochs")
     hours = int(doctor.time(replace(study, jobs=5)).found.split()[0])
     assert hours == 3

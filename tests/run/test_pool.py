@@ -1,6 +1,5 @@
 """Many trainings at once: which wait for which, whose lines are passed on, what comes back."""
 
-import contextlib
 import json
 import os
 import signal
@@ -181,27 +180,25 @@ def test_where_there_is_no_choice_the_device_is_as_it_was_named(
 
 def test_a_gpu_that_becomes_free_is_the_next_jobs(tmp_path, gpus):
     gpus(3)
-    log = tmp_path / "progress"
     with (
-        pool.device(CUDA, log, 3) as first,
-        pool.device(CUDA, log, 3) as second,
-        pool.device(CUDA, log, 3) as third,
+        pool.device(CUDA, tmp_path, 3) as first,
+        pool.device(CUDA, tmp_path, 3) as second,
+        pool.device(CUDA, tmp_path, 3) as third,
     ):
         assert [first, second, third] == ["cuda:0", "cuda:1", "cuda:2"]
-    with pool.device(CUDA, log, 3) as first:
-        with pool.device(CUDA, log, 3) as second:
+    with pool.device(CUDA, tmp_path, 3) as first:
+        with pool.device(CUDA, tmp_path, 3) as second:
             assert second == "cuda:1"
-        with pool.device(CUDA, log, 3) as again:
+        with pool.device(CUDA, tmp_path, 3) as again:
             assert (first, again) == ("cuda:0", "cuda:1")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_of_a_job_frees_its_gpu(tmp_path, gpus):
     gpus(2)
-    log = tmp_path / "progress"
-    with pytest.raises(UserError, match="not finite"), pool.device(CUDA, log, 1):
+    with pytest.raises(UserError, match="not finite"), pool.device(CUDA, tmp_path, 1):
         raise UserError("the loss is not finite")
-    with pool.device(CUDA, log, 1) as name:
+    with pool.device(CUDA, tmp_path, 1) as name:
         assert name == "cuda:0"
 
 
@@ -214,8 +211,8 @@ def test_two_runs_do_not_wait_for_each_others_gpus(tmp_path, gpus, monkeypatch):
     gpus(2)
     monkeypatch.setattr(pool.time, "sleep", never)
     with (
-        pool.device(CUDA, tmp_path / "progress.here.1", 1) as ours,
-        pool.device(CUDA, tmp_path / "progress.here.2", 1) as theirs,
+        pool.device(CUDA, tmp_path / "run.1", 1) as ours,
+        pool.device(CUDA, tmp_path / "run.2", 1) as theirs,
     ):
         assert ours == theirs == "cuda:0"
 
@@ -248,51 +245,44 @@ def pretended(monkeypatch):
     return ran
 
 
-def spread(out, trainings, jobs=1, show=lambda one, line: None, backend="loky", noted=None):
-    """Run them -> what each cost; added to `noted` where that is asked for."""
-    noted = [] if noted is None else noted
+def spread(out, trainings, jobs=1, show=lambda one, line: None, backend="loky"):
+    """Run them -> what each of them cost."""
+    before = costs(out)
     study = SimpleNamespace(out=out, jobs=jobs, backend=backend, stack=STACK)
-    pool.run(study, trainings, show, noted.append)
-    (costs,) = noted
-    return costs
+    with manifest.claim_folder(out, "trainings", shared=True):  # as learn() does
+        pool.run(study, trainings, show)
+    return {name: cost for name, cost in costs(out).items() if name not in before}
+
+
+def costs(out):
+    """What run.json has of each stage."""
+    path = out / "run.json"
+    return json.loads(path.read_text())["stages"] if path.exists() else {}
 
 
 def test_what_is_noted_is_the_cost_of_each_stage(tmp_path, pretended):
     wanted, lines = everything(tmp_path), []
-    costs = spread(tmp_path, wanted, 1, lambda one, line: lines.append((one.name, line)))
-    assert costs == {(tmp_path, t.name): {"seconds": 1.5} for t in wanted}
+    noted = spread(tmp_path, wanted, 1, lambda one, line: lines.append((one.name, line)))
+    assert noted == {t.name: {"seconds": 1.5, "jobs": 1} for t in wanted}
     assert sorted(pretended) == sorted(t.name for t in wanted)
-    said = [{"epoch": 1}, {"epoch": 2}, {"end": {"seconds": 1.5}}]
+    said = [{"epoch": 1}, {"epoch": 2}, {"end": 1.5}]
     assert all([line for name, line in lines if name == t.name] == said for t in wanted)
-
-
-def test_what_a_job_returns_is_noted_where_its_lines_do_not_arrive(
-    tmp_path, pretended, monkeypatch
-):
-    """A shared disk may show another machine's lines too late."""
-    monkeypatch.setattr(pool, "following", lambda log, pass_on: contextlib.nullcontext())
-    costs = spread(tmp_path, [training(tmp_path, "mlmc")])
-    assert costs == {(tmp_path, "train/mlmc/fold0"): {"seconds": 1.5}}
 
 
 def test_what_is_up_to_date_is_passed_over(tmp_path, pretended):
     wanted = everything(tmp_path)
     spread(tmp_path, wanted[:3])
-    costs = spread(tmp_path, wanted[:5])
-    assert costs.keys() == {(tmp_path, t.name) for t in wanted[3:5]}
+    assert spread(tmp_path, wanted[:5]).keys() == {t.name for t in wanted[3:5]}
+    assert sorted(pretended) == sorted(t.name for t in wanted[:5])
     assert spread(tmp_path, wanted[:5]) == {}
 
 
 def test_nothing_of_its_own_is_left_in_the_folder(tmp_path, pretended):
     spread(tmp_path, everything(tmp_path)[:1])
     assert not (tmp_path / ".lumin").exists()
-    own, elsewhere = f"{os.uname().nodename}.{os.getpid()}", "elsewhere.1"
-    for name in (own, elsewhere):  # the first is of a process that was killed and had our number
-        exact.write(tmp_path / f".lumin/progress.{name}", "")
-        exact.write(tmp_path / f".lumin/stop.{name}", "")
+    exact.write(tmp_path / ".lumin/run.0ther/stop", "")  # asks another run to stop
     assert len(spread(tmp_path, everything(tmp_path)[:2])) == 1
-    left = {path.name for path in (tmp_path / ".lumin").iterdir()}
-    assert left == {f"progress.{elsewhere}", f"stop.{elsewhere}"}
+    assert [path.name for path in (tmp_path / ".lumin").iterdir()] == ["run.0ther"]
 
 
 def test_what_a_killed_training_left_goes_with_the_next_one(tmp_path, monkeypatch):
@@ -320,12 +310,11 @@ def test_an_error_of_a_training_reaches_the_caller_and_the_others_stay(
         return whole(one, say, stop)
 
     monkeypatch.setattr("lumin.run.training.run", run)
-    wanted, noted = [training(tmp_path, "mass-calc", epochs=9), training(tmp_path, "mlmc")], []
+    wanted = [training(tmp_path, "mass-calc", epochs=9), training(tmp_path, "mlmc")]
     with pytest.raises(UserError, match="fold 0, epoch 3"):
-        spread(tmp_path, wanted, noted=noted)
+        spread(tmp_path, wanted)
     assert not wanted[0].stale()
-    what_was_done = {(tmp_path, wanted[0].name): {"seconds": 1.5}}
-    assert noted == [what_was_done], "noted all the same"
+    assert costs(tmp_path).keys() == {wanted[0].name}, "noted all the same"
     assert not (tmp_path / ".lumin").exists()
 
 
@@ -363,7 +352,7 @@ def test_a_job_knows_its_folder_in_any_working_directory(tmp_path, monkeypatch):
 
     def run(one, say, stop):
         there.append((one.out, one.start))
-        return {}
+        return {"seconds": 0.0}
 
     monkeypatch.setattr("lumin.run.training.run", run)
     monkeypatch.setattr(Training, "stale", lambda one: "not made yet")
@@ -371,45 +360,55 @@ def test_a_job_knows_its_folder_in_any_working_directory(tmp_path, monkeypatch):
     assert there == [(tmp_path / "out", tmp_path / "out/weights/mlmc/fold0.safetensors")]
 
 
-def test_a_worker_leaves_signals_to_its_caller_and_stops_without_it(tmp_path, monkeypatch):
-    asked, ignored = [], {}
+def test_a_worker_leaves_signals_to_its_caller(tmp_path, pretended, monkeypatch):
+    ignored = {}
     monkeypatch.setattr(pool.signal, "signal", ignored.__setitem__)
-    monkeypatch.setattr(Training, "stale", lambda one: "not made yet")
-
-    def run(one, say, stop):
-        asked.append(stop())
-        monkeypatch.setattr(os, "getppid", lambda: 1)
-        asked.append(stop())
-        return {}
-
-    monkeypatch.setattr("lumin.run.training.run", run)
-    monkeypatch.setattr(pool, "end_with", lambda caller: threading.Lock())
-    chain = {0: training(tmp_path, "mlmc")}
-    pool.run_job(pool.Job(chain, tmp_path / "log", tmp_path / "stop", os.getppid(), 1))
-    assert asked == [False, True]
+    monkeypatch.setattr(pool, "end_with", lambda caller: None)
+    pool.run_job({0: training(tmp_path, "mlmc")}, tmp_path, os.getppid(), 1)
+    assert pretended == ["train/mlmc/fold0"]
     assert ignored == dict.fromkeys([signal.SIGINT, signal.SIGTERM], signal.SIG_IGN)
 
 
-IDLE = """
-import os, time
+@pytest.mark.parametrize("end", [Interrupted(), None])
+def test_a_job_that_is_asked_to_stop_begins_nothing_more(tmp_path, pretended, end):
+    if end:
+        (tmp_path / "stop").touch()
+    given = pool.run_job({0: training(tmp_path, "mlmc")}, tmp_path, os.getpid(), 1)
+    assert type(given) is type(end)
+    assert len(pretended) == (end is None)
+
+
+LOST = """
+import os, sys, time
+from pathlib import Path
 from joblib import Parallel, delayed
 from lumin.run import pool
-def work(caller):
-    with pool.end_with(caller):
-        return os.getpid()
-print(*set(Parallel(2)(delayed(work)(os.getpid()) for _ in range(8))), flush=True)
+from lumin.run.stages import Training
+sys.path.insert(0, "tests")
+from studies import training
+def work(caller, folder, seconds):
+    print(os.getpid(), flush=True)
+    pool.training.run = lambda *_: time.sleep(seconds) or {"seconds": seconds}
+    Training.stale = lambda one: "not made yet"
+    pool.run_job({0: training(folder, "mlmc")}, folder, caller, 1)
+seconds = int(sys.argv[2])
+Parallel(2)(delayed(work)(os.getpid(), Path(sys.argv[1]) / str(n), seconds) for n in range(2))
 time.sleep(60)
 """
 
 
 @pytest.mark.slow
-def test_idle_workers_end_with_their_caller():
+@pytest.mark.parametrize("seconds", [60, 0], ids=["training", "idle"])
+def test_workers_end_with_their_caller(tmp_path, seconds):
     """Killed, it cannot tell them; each would keep a gigabyte. Their output ends when they do."""
-    words = [sys.executable, "-c", IDLE]
+    words = [sys.executable, "-c", LOST, str(tmp_path), str(seconds)]
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
     caller = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
-    workers = [int(word) for word in caller.stdout.readline().split()]
-    assert workers
-    assert all(pool.alive(worker) for worker in workers)
+    for _ in range(2):
+        assert int(caller.stdout.readline())
+    if seconds == 0:
+        time.sleep(2)
     caller.kill()
     caller.communicate(timeout=20)
 
@@ -426,18 +425,22 @@ def test_a_signal_asks_to_stop_and_a_second_one_kills(tmp_path, number):
 
 
 def test_a_process_that_was_killed_is_an_interruption_and_says_why_perhaps():
-    with pytest.raises(Interrupted, match=r"lack of memory.*fewer --jobs"), pool.explained():
+    with (
+        pytest.raises(Interrupted, match=r"lack of memory.*fewer --jobs"),
+        pool.killed_is_interrupted(),
+    ):
         raise TerminatedWorkerError("killed")
     actor_died = type("ActorDiedError", (Exception,), {"__module__": "ray.exceptions"})
-    with pytest.raises(Interrupted, match=r"cluster.*ActorDiedError"), pool.explained():
+    with pytest.raises(Interrupted, match=r"cluster.*ActorDiedError"), pool.killed_is_interrupted():
         raise actor_died
-    with pytest.raises(ZeroDivisionError), pool.explained():  # a fault of ours stays one
+    with (
+        pytest.raises(ZeroDivisionError),
+        pool.killed_is_interrupted(),
+    ):  # a fault of ours stays one
         raise ZeroDivisionError
 
 
 def test_a_training_that_gave_up_unasked_is_not_taken_for_done(tmp_path, monkeypatch):
-    """A job whose parent process ends stops on its own; nobody may then say that all is trained."""
-
     def run(one, say, stop):
         raise Interrupted(one.name)
 
@@ -453,8 +456,8 @@ def test_the_number_of_jobs_changes_no_byte(tmp_path):
     for jobs in (1, 2):
         folder, said = random_store(tmp_path / str(jobs)), set()
         wanted = [training(folder, name) for name in ("mlmc", "luminal-transfer", "mass-calc")]
-        costs = spread(folder, wanted, jobs, lambda one, _, said=said: said.add(one.name))
-        assert {name for _, name in costs} == said == {t.name for t in wanted}
+        noted = spread(folder, wanted, jobs, lambda one, _, said=said: said.add(one.name))
+        assert noted.keys() == said == {t.name for t in wanted}
         assert not any(t.stale() for t in wanted)
         contents.append([outputs(one) for one in wanted])
     assert contents[0] == contents[1]
@@ -491,7 +494,7 @@ def test_a_ray_cluster_of_two_nodes_changes_no_byte(tmp_path, monkeypatch):
         monkeypatch.setattr("lumin.run.training.run", None)  # nothing is trained in this process
         folder = there.relative_to(tmp_path)
         wanted = [training(folder, name) for name in names]
-        costs = spread(folder, wanted, 2, lambda one, _: said.add(one.name), "ray")
+        noted = spread(folder, wanted, 2, lambda one, _: said.add(one.name), "ray")
         # A job alone goes to the cluster as well
         assert len(spread(folder, [training(folder, "mass-calc", 1)], 2, backend="ray")) == 1
         with pytest.raises(UserError, match=r"2 CPUs for 3 trainings at once\. Use --jobs"):
@@ -499,6 +502,6 @@ def test_a_ray_cluster_of_two_nodes_changes_no_byte(tmp_path, monkeypatch):
     finally:
         ray.shutdown()
         cluster.shutdown()
-    assert {name for _, name in costs} == said == {t.name for t in wanted}
+    assert noted.keys() == said == {t.name for t in wanted}
     for name in names:
         assert outputs(training(here, name)) == outputs(training(there, name))

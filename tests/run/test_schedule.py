@@ -38,7 +38,7 @@ def played(trainings, jobs, stops_at=99, start=0.0):
                 clock += seconds
                 line = {"epoch": epoch, "images_per_second": images / seconds}
                 said.append((clock, one, line))
-            said.append((clock, one, {"end": {"seconds": clock - begun}}))
+            said.append((clock, one, {"end": clock - begun}))
         heapq.heappush(workers, (clock, worker))
     return sorted(said, key=lambda row: row[0])
 
@@ -80,14 +80,14 @@ def test_a_training_that_stopped_early_has_nothing_left_and_the_others_all_their
     images = len(one.fold.train)
     forecast.add(one, {"epoch": 3, "images_per_second": 2.0})
     assert forecast.seconds_left() == (9 + 12) * images / 2
-    forecast.add(one, {"end": {"seconds": images / 2}})
+    forecast.add(one, {"end": images / 2})
     assert forecast.seconds_left() == 12 * images / 2
 
 
 def test_a_training_that_another_run_is_at_is_not_waited_for(tmp_path):
     one, other = trainings(tmp_path)[:2]
     forecast = Forecast([one, other], 1)
-    forecast.add(one, {"end": "another run is training it"})
+    forecast.add(one, {"end": 0.0})
     forecast.add(other, {"epoch": 12, "images_per_second": 2.0})
     assert forecast.seconds_left() == 0
 

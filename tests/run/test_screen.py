@@ -14,7 +14,7 @@ def line(epoch, **more):
     return {"epoch": epoch, "images_per_second": 0.04, **losses, **more}  # 200 s for 8 images
 
 
-ENDED = {"end": {"seconds": 400}}
+ENDED = {"end": 400.0}
 
 
 @pytest.fixture

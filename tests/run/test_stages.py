@@ -15,7 +15,7 @@ from lumin.data import mammogram, split
 from lumin.exact import seed
 from lumin.run import manifest, stages
 from lumin.run.learn import learn
-from lumin.run.notes import note
+from lumin.run.make import note
 from lumin.run.prepare import images_and_split, prepare
 from lumin.training.machine import Stack
 
@@ -123,8 +123,8 @@ def test_a_redrawn_study_draws_all_anew_but_the_split(begun):
 
 
 def test_what_trainings_cost_is_added_to_what_others_did(begun):
-    note(begun, {"train/mlmc/fold0": {"seconds": 1.0}})
-    note(begun, {"train/mlmc/fold1": {"seconds": 2.0}})
+    note(begun.out, "train/mlmc/fold0", {"seconds": 1.0})
+    note(begun.out, "train/mlmc/fold1", {"seconds": 2.0})
     noted = json.loads((begun.out / "run.json").read_text())["stages"]
     assert {"train/mlmc/fold0", "train/mlmc/fold1"} <= noted.keys()
 
@@ -180,27 +180,27 @@ def test_what_a_run_left_that_was_killed_at_its_end_does_not_stay(begun, monkeyp
     exact.write(one.checkpoint, "of a training that is entered")
     exact.write(begun.out / ".lumin/trainings.lock", "")
     for name in ("progress", "stop"):
-        exact.write(begun.out / f".lumin/{name}.{os.uname().nodename}.{2**22 + 1}", "")
+        exact.write(begun.out / f".lumin/run.k1ll3d/{name}", "")
     learn([begun], ["mlmc"], [0])
     assert hidden(begun.out) == []
 
 
 def test_what_others_are_at_stays(begun, monkeypatch):
-    """Of processes of this machine that live, and of other machines, of which nothing is known."""
+    """While another run trains in the folder, on this machine or another."""
     monkeypatch.setattr("lumin.run.training.run", pretend)
-    here, gone = os.uname().nodename, 2**22 + 1  # no process has this number
-    names = [f".lumin/progress.{here}.{os.getppid()}", f".lumin/stop.elsewhere.{gone}"]
-    names.append(".lumin/checkpoints/mass-calc/fold0.pt")
+    names = [".lumin/run.0ther/progress", ".lumin/run.0ther/stop"]
+    names.append(".lumin/mass-calc.0.pt")
     for name in names:
         exact.write(begun.out / name, "")
-    for _ in range(2):
-        learn([begun], ["mlmc"], [0])
-        assert all((begun.out / name).exists() for name in names)
+    with manifest.claim_folder(begun.out, "trainings", shared=True):
+        for _ in range(2):
+            learn([begun], ["mlmc"], [0])
+            assert all((begun.out / name).exists() for name in names)
 
 
 def test_what_a_kill_left_of_run_json_goes_with_the_next_note(begun):
     exact.write(begun.out / ".run.json.k1ll3d.part", "{")
-    note(begun, {"train/mlmc/fold0": {"seconds": 1.0}})
+    note(begun.out, "train/mlmc/fold0", {"seconds": 1.0})
     assert hidden(begun.out) == []
 
 

@@ -332,7 +332,7 @@ def test_a_name_that_leads_out_of_the_folder_is_not_followed(copy, tmp_path):
         ("notes.txt", None),
         (".weights.part", "nothing"),
         ("figures/figure2.png", "nothing"),
-        (".lumin/checkpoints/mlmc/fold1.pt", "nothing"),
+        (".lumin/mlmc.1.pt", "nothing"),
         ("SHA256SUMS", "nothing"),
         ("archive.zip", "nothing"),
         ("phantom/1.dcm", "nothing"),
