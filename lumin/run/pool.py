@@ -30,7 +30,7 @@ from lumin.run.stages import Training
 from lumin.run.study import Study
 from lumin.training.machine import Stack
 
-SIGNALS = signal.SIGINT, signal.SIGTERM
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 # In the folder of a run: lines of the trainings, and what asks them to stop once it is there
 LOG, STOP = "progress", "stop"
 
@@ -40,10 +40,10 @@ def run(
 ) -> None:
     """Run what is to be trained, as many at once and on the backend of joblib that `study` says.
 
-    `show` is given a training with the line of each epoch, and with {"end": seconds}. SIGINT and
-    SIGTERM let the running steps end, save where they are and raise Interrupted; a second one
-    kills. Raises UserError where the backend has no room for so many, or another run holds a
-    training; the others are done first.
+    `show` is given a training with the line of each epoch, and with {"end": seconds}. SIGINT,
+    SIGTERM and SIGHUP let the running steps end, save where they are and raise Interrupted; a
+    second one kills. Raises UserError where the backend has no room for so many, or another run
+    holds a training; the others are done first.
     """
 
     def pass_on(line: dict) -> None:
@@ -235,13 +235,17 @@ def sweep(out: Path) -> None:
 
 @contextlib.contextmanager
 def stopping(stop: Path) -> Iterator[None]:
-    """SIGINT and SIGTERM create the file `stop`: trainings save and end. A second one kills."""
+    """SIGINT, SIGTERM and SIGHUP create `stop`: trainings save and end. A second one kills.
+
+    One that is ignored, as SIGHUP is under nohup, stays so.
+    """
 
     def ask(number: int, _: object) -> None:
         stop.touch()
         signal.signal(number, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in heard}
     try:
         yield
     finally:

@@ -366,7 +366,7 @@ def test_a_worker_leaves_signals_to_its_caller(tmp_path, pretended, monkeypatch)
     monkeypatch.setattr(pool, "end_with", lambda caller: None)
     pool.run_job({0: training(tmp_path, "mlmc")}, tmp_path, os.getppid(), 1)
     assert pretended == ["train/mlmc/fold0"]
-    assert ignored == dict.fromkeys([signal.SIGINT, signal.SIGTERM], signal.SIG_IGN)
+    assert ignored == dict.fromkeys([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], signal.SIG_IGN)
 
 
 @pytest.mark.parametrize("end", [Interrupted(), None])
@@ -413,15 +413,28 @@ def test_workers_end_with_their_caller(tmp_path, seconds):
     caller.communicate(timeout=20)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_asks_to_stop_and_a_second_one_kills(tmp_path, number):
-    before, stop = signal.getsignal(number), tmp_path / "stop"
-    with pool.stopping(stop):
-        assert not stop.exists()
-        os.kill(os.getpid(), number)
-        assert stop.exists()
-        assert signal.getsignal(number) == signal.SIG_DFL
-    assert signal.getsignal(number) == before
+    stop, before = tmp_path / "stop", signal.signal(number, signal.default_int_handler)
+    try:
+        with pool.stopping(stop):
+            assert not stop.exists()
+            os.kill(os.getpid(), number)
+            assert stop.exists()
+            assert signal.getsignal(number) == signal.SIG_DFL
+        assert signal.getsignal(number) == signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+
+
+def test_under_nohup_a_lost_terminal_stops_nothing(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pool.stopping(tmp_path / "stop"):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not (tmp_path / "stop").exists()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_process_that_was_killed_is_an_interruption_and_says_why_perhaps():
