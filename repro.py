@@ -107,9 +107,10 @@ def command(verb: Callable) -> Callable:
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [parameter.replace(kind=keyword) for parameter in own]
     for row in options:
+        text = row.help if runs or row.name != "demo" else "The outputs folder is outputs/demo."
         names = [f"--{row.name}"] if row.kind is bool else []  # no --no-demo
         kind = row.kind if row.default is not None else Optional[row.kind]  # noqa: UP045
-        annotation = Annotated[kind, option(row.help, *names, panel=row.panel, **row.limits)]
+        annotation = Annotated[kind, option(text, *names, panel=row.panel, **row.limits)]
         parameters.append(
             inspect.Parameter(row.name, keyword, default=row.default, annotation=annotation)
         )
@@ -504,13 +505,14 @@ def doctor_(study: "Study") -> None:
 
     checks = doctor.examine(study)
     for check in checks:
-        state, colour = ("missing", "red") if check.needed else ("note", "yellow")
+        state, colour = ("not ok", "red") if check.needed else ("note", "yellow")
         if not check.advice:
             state, colour = "ok", "green"
         advice = f". {check.advice}" if check.advice else ""
         mark(state, colour, f"{check.what}: {check.found}{advice}")
     if any(check.needed and check.advice for check in checks):
         raise typer.Exit(DATA)
+    say("Ready.")
 
 
 @command

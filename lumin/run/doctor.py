@@ -49,7 +49,7 @@ class Check(NamedTuple):
 
 def examine(study: Study) -> list[Check]:
     """A study -> everything that its run depends on."""
-    checks = [python(), *packages(), *processor(), memory(study), disk(study), outputs(study)]
+    checks = [python(), *packages(), *processor(study), memory(study), disk(study), outputs(study)]
     return checks if study.demo else [*checks, images(study), weights(study), time(study)]
 
 
@@ -73,7 +73,7 @@ def packages() -> Iterator[Check]:
         yield Check(name, installed, advice, needed=installed == "missing")
 
 
-def processor() -> Iterator[Check]:
+def processor(study: Study) -> Iterator[Check]:
     """What trains, and how fast it may."""
     stack = machine.choose()
     if stack.device.startswith("cuda"):
@@ -87,6 +87,8 @@ def processor() -> Iterator[Check]:
     about = f"{capability}, {machine.cores()} cores, trains in {stack.precision}"
     advice = "" if stack.precision == "bf16" else "No bf16 here: about half as fast."
     yield Check("processor", about, advice, needed=False)
+    if study.demo:
+        return
     missing = [f"{name}={value}" for name, value in MALLOC.items() if os.environ.get(name) != value]
     advice = f"At full size faster with: export {' '.join(missing)}" if missing else ""
     yield Check("malloc settings", "not set" if missing else "set", advice, needed=False)

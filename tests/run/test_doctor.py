@@ -248,5 +248,8 @@ def test_weights_that_are_not_what_their_name_says(ready):
 def test_the_command_fails_where_what_is_needed_is_missing(ready):
     result = call("doctor", "--data", ready.data / "nothing", "--out", ready.out)
     assert result.exit_code == 3
-    assert "missing data: not usable" in " ".join(result.output.split())
-    assert call("doctor", "--demo", "--out", ready.out).exit_code == 0
+    assert "not ok data: not usable" in " ".join(result.output.split())
+    assert "Ready." not in result.output
+    result = call("doctor", "--demo", "--out", ready.out)
+    assert result.exit_code == 0
+    assert result.output.endswith("Ready.\n")
