@@ -29,16 +29,16 @@ import operations as listing
 import run as bench
 from augment import breasts, ours
 
-import lumin.run.training
+import lumin.run.resumable
 from lumin.cmmd import phantom
 from lumin.paper.recipe import DEMO, PAPER, Recipe
 from lumin.paper.stated import BATCH
 from lumin.reproduce import reproduce
 from lumin.run import prepare, stages
 from lumin.run.machine import choose, cores, describe
+from lumin.run.resumable import Training, peak_memory
 from lumin.run.screen import Screen
 from lumin.run.study import Study
-from lumin.run.training import Training, peak_memory
 from lumin.training.machine import Stack
 from lumin.training.network import Classifier
 from lumin.training.train import Pixels, logits
@@ -186,7 +186,7 @@ def in_a_process(training: Training, killed_at: int) -> dict | None:
 def train(training: Training, killed_at: int) -> dict:
     """lumin's own training; one that will be killed writes a checkpoint after every epoch."""
     if killed_at:
-        lumin.run.training.CHECKPOINT_SECONDS = 0.0
+        lumin.run.resumable.CHECKPOINT_SECONDS = 0.0
     begun = 0
 
     def stop() -> bool:
@@ -196,7 +196,7 @@ def train(training: Training, killed_at: int) -> dict:
             os.kill(os.getpid(), signal.SIGKILL)
         return False
 
-    return lumin.run.training.run(training, print, stop)
+    return lumin.run.resumable.run(training, print, stop)
 
 
 # ---- fast ----------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from lumin.errors import Busy, Interrupted, UserError
 from lumin.locks import lock
-from lumin.run import manifest, training
+from lumin.run import manifest, resumable
 from lumin.run.make import note
 from lumin.run.schedule import chains
 from lumin.run.stages import Training
@@ -133,7 +133,7 @@ def train(
     try:
         with manifest.claim_folder(one.out, f"{one.fold.task.name}.{one.fold.number}"):
             if one.stale():
-                cost = training.run(one, say, stop)
+                cost = resumable.run(one, say, stop)
                 seconds = cost["seconds"]
                 note(one.out, one.name, cost | {"jobs": at_once})
     except Busy as error:

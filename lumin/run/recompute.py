@@ -16,7 +16,7 @@ from lumin.data.store import decode
 from lumin.errors import UserError
 from lumin.exact import sha256
 from lumin.paper.recipe import PAPER
-from lumin.run import manifest, training
+from lumin.run import manifest, resumable
 from lumin.run.findings import Finding, differing, recorded
 from lumin.run.machine import describe
 from lumin.run.stages import Training
@@ -141,7 +141,7 @@ def retrained(
     for name in (*one.made_from, "images.npy"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to((one.out / name).resolve())
-    training.run(replace(one, out=folder), say, lambda: False)
+    resumable.run(replace(one, out=folder), say, lambda: False)
     stack = stack_differences(found, one)
     findings = []
     for name in one.fold.files:

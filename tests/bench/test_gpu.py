@@ -11,7 +11,7 @@ import pytest
 import torch
 from studies import random_store, training
 
-import lumin.run.training
+import lumin.run.resumable
 from lumin.errors import UserError
 from lumin.paper.published import TABLE1
 from lumin.paper.stated import FOLDS, HEIGHT, IMAGES, WIDTH
@@ -92,10 +92,10 @@ def test_a_full_gpu_is_told_what_fits(tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(lumin.run.training, "fit", full)
+    monkeypatch.setattr(lumin.run.resumable, "fit", full)
     one = training(random_store(tmp_path), "mlmc")
     with pytest.raises(UserError) as caught:
-        lumin.run.training.trained(one, print, lambda: False)
+        lumin.run.resumable.trained(one, print, lambda: False)
     for part in ("8 GB", "6 GB in bf16", "docs/gpu.md", "--jobs 1", "16"):
         assert part in str(caught.value)
 

@@ -44,7 +44,7 @@ def trained(monkeypatch):
         made.append((one.out.name, one.name))
         return cost
 
-    monkeypatch.setattr("lumin.run.training.run", run)
+    monkeypatch.setattr("lumin.run.resumable.run", run)
     monkeypatch.setattr(repro, "picture", lambda _: "no page")
     monkeypatch.setattr(cells, "PERMUTATIONS", 19)
     monkeypatch.setattr(cells, "DRAWS", 50)
@@ -112,7 +112,7 @@ def test_many_seeds_interrupted_again_and_again(tmp_path, trained, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return whole(one, say, stop)
 
-    monkeypatch.setattr("lumin.run.training.run", broken)
+    monkeypatch.setattr("lumin.run.resumable.run", broken)
     words = ("replicate", "--demo", "--seeds", "0-2", "--out", tmp_path / "broken")
     for _ in range(3):
         assert "run the same command to go on" in refused(130, *words, "--jobs", 1)

@@ -146,7 +146,7 @@ def on_devices(monkeypatch):
             together.wait(timeout=10)
             return {"seconds": 1.5}
 
-        monkeypatch.setattr("lumin.run.training.run", run)
+        monkeypatch.setattr("lumin.run.resumable.run", run)
         monkeypatch.setattr(Training, "stale", lambda one: "not made yet")
         wanted = [replace(training(out, "mlmc", fold), stack=stack) for fold in range(count)]
         spread(out, wanted, jobs, backend="threading")
@@ -240,7 +240,7 @@ def pretended(monkeypatch):
     def stale(one):
         return "" if (one.out / one.fold.files[0]).exists() else "not made yet"
 
-    monkeypatch.setattr("lumin.run.training.run", run)
+    monkeypatch.setattr("lumin.run.resumable.run", run)
     monkeypatch.setattr(Training, "stale", stale)
     return ran
 
@@ -289,7 +289,7 @@ def test_what_a_killed_training_left_goes_with_the_next_one(tmp_path, monkeypatc
     one = training(tmp_path, "mlmc")
     weights, history, predictions = one.fold.files
     contents = {weights: save({}), history: "", predictions: ""}
-    monkeypatch.setattr("lumin.run.training.trained", lambda *_: contents)
+    monkeypatch.setattr("lumin.run.resumable.trained", lambda *_: contents)
     left = [tmp_path / name for name in (*one.fold.files, one.checkpoint.relative_to(tmp_path))]
     left = [path.with_name(f".{path.name}.k1ll3d.part") for path in left]
     for path in left:
@@ -302,14 +302,14 @@ def test_what_a_killed_training_left_goes_with_the_next_one(tmp_path, monkeypatc
 def test_an_error_of_a_training_reaches_the_caller_and_the_others_stay(
     tmp_path, pretended, monkeypatch
 ):
-    whole = pool.training.run
+    whole = pool.resumable.run
 
     def run(one, say, stop):
         if one.fold.task.name == "mlmc":
             raise UserError("mlmc, fold 0, epoch 3: the loss is not finite")
         return whole(one, say, stop)
 
-    monkeypatch.setattr("lumin.run.training.run", run)
+    monkeypatch.setattr("lumin.run.resumable.run", run)
     wanted = [training(tmp_path, "mass-calc", epochs=9), training(tmp_path, "mlmc")]
     with pytest.raises(UserError, match="fold 0, epoch 3"):
         spread(tmp_path, wanted)
@@ -354,7 +354,7 @@ def test_a_job_knows_its_folder_in_any_working_directory(tmp_path, monkeypatch):
         there.append((one.out, one.start))
         return {"seconds": 0.0}
 
-    monkeypatch.setattr("lumin.run.training.run", run)
+    monkeypatch.setattr("lumin.run.resumable.run", run)
     monkeypatch.setattr(Training, "stale", lambda one: "not made yet")
     spread(tmp_path, [training(Path("out"), "luminal-transfer")])
     assert there == [(tmp_path / "out", tmp_path / "out/weights/mlmc/fold0.safetensors")]
@@ -388,7 +388,7 @@ sys.path.insert(0, "tests")
 from studies import training
 def work(caller, folder, seconds):
     print(os.getpid(), flush=True)
-    pool.training.run = lambda *_: time.sleep(seconds) or {"seconds": seconds}
+    pool.resumable.run = lambda *_: time.sleep(seconds) or {"seconds": seconds}
     Training.stale = lambda one: "not made yet"
     pool.run_job({0: training(folder, "mlmc")}, folder, caller, 1)
 seconds = int(sys.argv[2])
@@ -457,7 +457,7 @@ def test_a_training_that_gave_up_unasked_is_not_taken_for_done(tmp_path, monkeyp
     def run(one, say, stop):
         raise Interrupted(one.name)
 
-    monkeypatch.setattr("lumin.run.training.run", run)
+    monkeypatch.setattr("lumin.run.resumable.run", run)
     with pytest.raises(Interrupted):
         spread(tmp_path, [training(tmp_path, "mlmc")])
 
@@ -504,7 +504,7 @@ def test_a_ray_cluster_of_two_nodes_changes_no_byte(tmp_path, monkeypatch):
             cluster.add_node(**node, include_dashboard=False)
         ray.init(address=cluster.address, logging_level="error", log_to_driver=False)
         monkeypatch.chdir(tmp_path)  # workers have other working directories
-        monkeypatch.setattr("lumin.run.training.run", None)  # nothing is trained in this process
+        monkeypatch.setattr("lumin.run.resumable.run", None)  # nothing is trained in this process
         folder = there.relative_to(tmp_path)
         wanted = [training(folder, name) for name in names]
         noted = spread(folder, wanted, 2, lambda one, _: said.add(one.name), "ray")

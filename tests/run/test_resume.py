@@ -21,8 +21,7 @@ from studies import Quiet, divide, hashes, outputs, random_store, small_cohort, 
 
 import repro
 from lumin.errors import Interrupted, UserError
-from lumin.run import manifest, options, stages
-from lumin.run import training as trainings
+from lumin.run import manifest, options, resumable, stages
 from lumin.run.learn import learn
 from lumin.run.prepare import prepare
 from lumin.run.stages import Training
@@ -38,7 +37,7 @@ def training(out: Path, name: str = "luminal-baseline", epochs: int = EPOCHS) ->
 
 
 def run(made: Training, stop=lambda: False) -> None:
-    trainings.run(made, lambda _: None, stop)
+    resumable.run(made, lambda _: None, stop)
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +78,7 @@ def test_between_any_two_epochs_all_that_counts_is_the_same(tmp_path, monkeypatc
     """Weights, Adam's moments, random state, history and best weights of the last checkpoint;
     tolerance 0.
     """
-    monkeypatch.setattr(trainings, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0)
     whole, parts = training(tmp_path / "whole", "mlmc"), training(tmp_path / "parts", "mlmc")
 
     def fit(made: Training, until: int) -> None:
@@ -87,7 +86,7 @@ def test_between_any_two_epochs_all_that_counts_is_the_same(tmp_path, monkeypatc
             if line["epoch"] > until:
                 raise KeyboardInterrupt  # as hard as a kill: nothing is saved on the way out
 
-        trainings.trained(made, say, lambda: False)
+        resumable.trained(made, say, lambda: False)
 
     fit(whole, EPOCHS)
     for until in (1, 2):
@@ -225,7 +224,7 @@ def kill_often(folder: Path, kills: int) -> None:
     computed nothing, so that a run begins at once.
     """
     os.cpu_count = lambda: 1  # no pool of processes for so few images
-    trainings.CHECKPOINT_SECONDS = 0
+    resumable.CHECKPOINT_SECONDS = 0
     data, chance = small_cohort(folder / "data"), random.Random(0)
     undisturbed = tiny_study(data, folder / "undisturbed")
     child, pipe = begin(undisturbed)

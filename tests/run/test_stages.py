@@ -165,7 +165,7 @@ def hidden(out):
 
 
 def test_nothing_that_was_in_flight_stays(begun, monkeypatch):
-    monkeypatch.setattr("lumin.run.training.run", pretend)
+    monkeypatch.setattr("lumin.run.resumable.run", pretend)
     images_and_split(begun)
     learn([begun], ["luminal-transfer"], [0])
     stages.tabulate(begun, "table1")
@@ -174,7 +174,7 @@ def test_nothing_that_was_in_flight_stays(begun, monkeypatch):
 
 def test_what_a_run_left_that_was_killed_at_its_end_does_not_stay(begun, monkeypatch):
     """Killed when all was trained and before its files of progress were removed."""
-    monkeypatch.setattr("lumin.run.training.run", pretend)
+    monkeypatch.setattr("lumin.run.resumable.run", pretend)
     learn([begun], ["mlmc"], [0])
     one = stages.trainings(begun, [("mlmc", 0)])[0]
     exact.write(one.checkpoint, "of a training that is entered")
@@ -187,7 +187,7 @@ def test_what_a_run_left_that_was_killed_at_its_end_does_not_stay(begun, monkeyp
 
 def test_what_others_are_at_stays(begun, monkeypatch):
     """While another run trains in the folder, on this machine or another."""
-    monkeypatch.setattr("lumin.run.training.run", pretend)
+    monkeypatch.setattr("lumin.run.resumable.run", pretend)
     names = [".lumin/run.0ther/progress", ".lumin/run.0ther/stop"]
     names.append(".lumin/mass-calc.0.pt")
     for name in names:

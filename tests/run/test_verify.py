@@ -16,7 +16,7 @@ from studies import RECIPE
 from lumin import exact
 from lumin.errors import UserError
 from lumin.paper.recipe import Recipe
-from lumin.run import compare, manifest, recompute, review, stages, training, verify
+from lumin.run import compare, manifest, recompute, resumable, review, stages, verify
 from lumin.run.findings import Finding
 from lumin.run.machine import describe
 from lumin.run.make import Stage, make
@@ -605,7 +605,7 @@ def trained(prepared) -> tuple[Study, list[Training]]:
     study = replace(prepared, out=out)
     trainings = stages.trainings(study, WANTED)
     for one in trainings:
-        training.run(one, lambda _: None, lambda: False)
+        resumable.run(one, lambda _: None, lambda: False)
     return study, trainings
 
 
@@ -685,7 +685,7 @@ def test_who_trains_on_test_patients_passes_level_2_and_fails_level_3(prepared, 
     study = replace(prepared, out=shutil.copytree(prepared.out, tmp_path / "out"))
     (one,) = stages.trainings(study, [("mlmc", 0)])
     seen = np.concatenate([one.fold.train, one.fold.test])
-    training.run(replace(one, fold=replace(one.fold, train=seen)), lambda _: None, lambda: False)
+    resumable.run(replace(one, fold=replace(one.fold, train=seen)), lambda _: None, lambda: False)
     table = mean_stage(study.out, one.fold.files[2])
     assert make(study.out, table)
     found = states(study, table, True, "mlmc/0")

@@ -9,8 +9,7 @@ from studies import STACK, random_store, tiny_study, training
 
 from lumin import exact
 from lumin.errors import UserError
-from lumin.run import learn, manifest
-from lumin.run import training as trainings
+from lumin.run import learn, manifest, resumable
 from lumin.training import network
 from lumin.training.tasks import BY_NAME
 
@@ -24,9 +23,9 @@ def starts(monkeypatch):
         given.append(start)
         return SimpleNamespace()
 
-    monkeypatch.setattr(trainings, "begin", begin)
-    monkeypatch.setattr(trainings, "fit", lambda fold, pixels, state, *more: state)
-    monkeypatch.setattr(trainings, "outcome", lambda *_: {})
+    monkeypatch.setattr(resumable, "begin", begin)
+    monkeypatch.setattr(resumable, "fit", lambda fold, pixels, state, *more: state)
+    monkeypatch.setattr(resumable, "outcome", lambda *_: {})
     return given
 
 
@@ -36,14 +35,14 @@ def test_a_training_starts_from_its_weights_file(tmp_path, starts):
     weights = network.network(BY_NAME["mlmc"], None, (0, "mlmc", 3), "fp32").state_dict()
     transfer.start.parent.mkdir(parents=True)
     save_file({name: value.contiguous() for name, value in weights.items()}, transfer.start)
-    trainings.trained(transfer, lambda line: None, lambda: False)
+    resumable.trained(transfer, lambda line: None, lambda: False)
     (start,) = starts
     assert start.keys() == {name for name in weights if not name.startswith("fc.")}
     assert all(torch.equal(start[name], weights[name]) for name in start)
 
 
 def test_a_training_without_weights_starts_at_random(tmp_path, starts):
-    trainings.trained(training(random_store(tmp_path), "mlmc"), lambda line: None, lambda: False)
+    resumable.trained(training(random_store(tmp_path), "mlmc"), lambda line: None, lambda: False)
     assert starts == [None]
 
 
@@ -51,9 +50,9 @@ def test_a_gpu_without_memory_is_one_message_that_says_what_to_type(tmp_path, st
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(trainings, "fit", full)
+    monkeypatch.setattr(resumable, "fit", full)
     with pytest.raises(UserError, match=r"train/mlmc/fold0: the GPU's memory is full.*--jobs 1"):
-        trainings.trained(training(random_store(tmp_path), "mlmc"), print, lambda: False)
+        resumable.trained(training(random_store(tmp_path), "mlmc"), print, lambda: False)
 
 
 @pytest.fixture
