@@ -100,7 +100,7 @@ def test_a_seed_of_many_is_the_seed_alone(tmp_path, trained, monkeypatch):
 def test_many_seeds_interrupted_again_and_again(tmp_path, trained, monkeypatch):
     done("replicate", "--demo", "--seeds", "0-2", "--out", tmp_path / "whole")
     trained.clear()
-    whole = pool.training.run
+    whole = pool.resumable.run
 
     def broken(one, say, stop):
         if len(trained) in (
