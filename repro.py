@@ -144,6 +144,7 @@ def all_(
     from lumin.figures.answer import answers
     from lumin.run import fetch
     from lumin.run.learn import learn
+    from lumin.run.options import default_out
     from lumin.run.prepare import images_and_split
 
     started = time.perf_counter()
@@ -155,10 +156,10 @@ def all_(
         tabulate(study, name)
     page = picture(study)
     minutes = (time.perf_counter() - started) / 60
-    demo = " --demo" if study.demo else ""
     say("\n".join(answers(study.out)))
     say(f"Done in {minutes:.1f} minutes. Everything is on one page: open {page}.")
-    say(f"To check it, run python repro.py verify{demo or f' --out {study.out}'}.")
+    where = " --demo" if study.out == default_out(demo=True) else f" --out {study.out}"
+    say(f"To check it, run python repro.py verify{where}.")
 
 
 def picture(study: "Study") -> Path:

@@ -46,8 +46,7 @@ def departures(recipe: Recipe, precision: str, alternative: str = "") -> list[st
         if name not in told and ours not in (papers[name], None):
             departed.append(f"{name.replace('_', ' ')} {ours} instead of {papers[name]}")
     if recipe.weights == "random":
-        gain = "so transfer is compared with training from scratch, unlike in the paper"
-        departed.append(f"random weights to start from, {gain}")
+        departed.append("hence a baseline that learns from scratch, unlike the paper's")
     if precision == "bf16":
         departed.append("convolutions in bfloat16")
     return departed
