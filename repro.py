@@ -21,7 +21,7 @@ from lumin.paper.published import TABLES, tasks_of
 from lumin.paper.silences import ALTERNATIVES
 from lumin.paper.stated import FOLDS
 from lumin.run.screen import Screen, explained, mark, say, show_markdown
-from lumin.training.tasks import BY_NAME, TASKS
+from lumin.training.tasks import BY_NAME
 
 if TYPE_CHECKING:
     from lumin.run.study import Study
@@ -121,7 +121,6 @@ def command(verb: Callable) -> Callable:
 
 # ---- verbs ---------------------------------------------------------------------------------------
 
-TaskName = StrEnum("TaskName", {task.name: task.name for task in TASKS})
 AlternativeName = StrEnum("AlternativeName", {name: name for name in ALTERNATIVES})
 Output = StrEnum("Output", {name: name for name in BY_NAME["mlmc"].outputs})
 
@@ -207,7 +206,8 @@ def split_(study: "Study") -> None:
 def train_(
     study: "Study",
     task: Annotated[
-        TaskName | None, typer.Argument(help="One task. [all five]", show_default=False)
+        str | None,
+        typer.Argument(help=f"{', '.join(BY_NAME)}. [all]", metavar="TASK", show_default=False),
     ] = None,
     fold: Annotated[int | None, option("One fold. [all five]", min=0, max=FOLDS - 1)] = None,
 ) -> None:
@@ -221,6 +221,8 @@ def train_(
     from lumin.run.learn import learn
     from lumin.run.prepare import images_and_split
 
+    if task not in (None, *BY_NAME):
+        raise UserError(f"There is no task {task}. Use {', '.join(BY_NAME)}.")
     images_and_split(study)
     learn([study], [task] if task else BY_NAME, range(FOLDS) if fold is None else [fold])
 
@@ -328,7 +330,9 @@ def figures(study: "Study") -> None:
 def fig2(
     study: "Study",
     patient: Annotated[str | None, option("PatientID. [the one most like the paper's]")] = None,
-    output: Annotated[Output, option("What the map explains.")] = "malignant",
+    output: Annotated[
+        Output, option(f"What the map explains: {', '.join(Output)}.", metavar="NAME")
+    ] = "malignant",
     lesions: Annotated[
         Path | None, option("Zip or folder of TOMPEI-CMMD's outlines. [the demo: its own]")
     ] = None,
@@ -387,7 +391,8 @@ def replicate(
 def sensitivity_(
     study: "Study",
     only: Annotated[
-        list[AlternativeName] | None, option("One row of the table; can be repeated. [all]")
+        list[AlternativeName] | None,
+        option(f"A row, can be repeated: {', '.join(ALTERNATIVES)}. [all]", metavar="ROW"),
     ] = None,
 ) -> None:
     """Run the luminal comparison with one choice at a time changed, in OUT/sensitivity.

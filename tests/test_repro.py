@@ -21,11 +21,12 @@ from lumin import exact
 from lumin.data import store
 from lumin.evaluation import tables
 from lumin.paper import published, stated
+from lumin.paper.silences import ALTERNATIVES
 from lumin.run import manifest, pool, stages, verify
 from lumin.run import prepare as preparation
 from lumin.run.findings import Finding
 from lumin.training import network
-from lumin.training.tasks import TASKS
+from lumin.training.tasks import BY_NAME, TASKS
 
 pytestmark = pytest.mark.usefixtures("one_process", "tiny")
 
@@ -270,6 +271,20 @@ def test_the_help_of_every_verb_says_what_it_needs_and_makes_with_an_example(ver
     assert "Needs " in words
     assert f"Example: python repro.py {verb}" in words
     assert "Makes " in words or "nothing" in words or verb in ("show", "download", "phantom")
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [("train", BY_NAME), ("sensitivity", ALTERNATIVES), ("fig2", BY_NAME["mlmc"].outputs)],
+)
+def test_no_word_to_choose_from_is_cut(verb, words):
+    words_there = re.findall(r"[\w.-]+", call(verb, "--help").output)
+    assert set(words) <= set(words_there)
+
+
+def test_a_mistyped_task_is_told_which_there_are(tmp_path):
+    message = refused(2, "train", "mclm", "--demo", "--out", tmp_path)
+    assert "There is no task mclm. Use mass-calc, benign-malignant, mlmc," in message
 
 
 def test_help_lists_every_verb():

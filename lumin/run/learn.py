@@ -70,7 +70,8 @@ def announcement(study: Study, todo: Sequence[Training]) -> str:
     where = f" in {folders} folders" if folders > 1 else ""
     machine = f"on {study.stack.device} in {study.stack.precision}"
     count = "1 training" if len(todo) == 1 else f"{len(todo)} trainings"
-    return f"{count}{where} {machine}, {study.jobs} at once."
+    epochs = " or ".join(map(str, sorted({one.fold.epochs for one in todo})))
+    return f"{count}{where} {machine}, of at most {epochs} epochs, {study.jobs} at once."
 
 
 # ---- what is refused before it is trained --------------------------------------------------------

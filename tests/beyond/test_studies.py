@@ -335,7 +335,8 @@ def test_the_folder_of_a_choice_is_a_study(varied, trained):
 def test_what_will_be_trained_is_said_before(varied):
     _, _, first = varied
     said = re.findall(
-        r"(\d+ trainings(?: in \d+ folders)?) on cpu in \w+, \d+ at once\.", " ".join(first.split())
+        r"(\d+ trainings(?: in \d+ folders)?) on cpu in \w+, of at most \d+ epochs?, \d+ at once\.",
+        " ".join(first.split()),
     )
     assert "From scratch: 65 trainings." in first
     assert said == ["15 trainings", "50 trainings in 4 folders"]
