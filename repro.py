@@ -470,18 +470,16 @@ def verify_(
     from lumin.run.options import open_study
     from lumin.run.review import conclusion, review
 
-    if archive and not archive.exists():
-        raise UserError(f"There is no {archive}. Name an archive, or an outputs folder with --out.")
+    for path in filter(None, (archive, against)):
+        if not path.exists():
+            raise UserError(f"There is no {path}. Name an archive or an outputs folder.")
     levels: dict[str, list] = {}
     with opened(archive or out) as folder, opened(against or folder) as other:
         study = open_study(asked(out=folder), Screen())
-        try:
-            asks = other if against else None, predict, retrain
-            for level, findings in review(study, beyond, *asks):
-                tell(findings)
-                levels.setdefault(level, []).extend(findings)
-        finally:
-            tell(conclusion(levels))
+        for level, findings in review(study, beyond, other if against else None, predict, retrain):
+            tell(findings)
+            levels.setdefault(level, []).extend(findings)
+    tell(conclusion(levels))
     if any(finding.ok is False for findings in levels.values() for finding in findings):
         raise typer.Exit(DIFFERENCE)
 

@@ -186,7 +186,8 @@ def opened(path: Path) -> Iterator[Path]:
 def unpack(path: Path, folder: Path) -> None:
     """Write an archive's outputs into a folder, once every name, kind and size is known good."""
     with ZipFile(path) as archive:
-        entries = [e for e in archive.infolist() if e.filename.startswith(f"{OUTPUTS}/")]
+        outputs = [e for e in archive.infolist() if e.filename.startswith(f"{OUTPUTS}/")]
+        entries = [entry for entry in outputs if not entry.is_dir()]
         problem = unsafe(entries, path.stat().st_size, shutil.disk_usage(folder).free)
         if problem:
             raise UserError(f"{path} {problem}.", DATA)
@@ -196,17 +197,21 @@ def unpack(path: Path, folder: Path) -> None:
 
 def unsafe(entries: Collection[ZipInfo], size: int, free: int) -> str:
     """Why the entries of an archive of `size` bytes are not to be unpacked; "" if they may be."""
-    if not entries:
-        return f"has no {OUTPUTS}/. Name a file that python repro.py archive wrote"
+    if f"{OUTPUTS}/{manifest.MANIFEST}" not in {entry.filename for entry in entries}:
+        return (
+            f"has no {OUTPUTS}/{manifest.MANIFEST}. Name a file that python repro.py archive wrote"
+        )
     for entry in entries:
         mode = stat.S_IFMT(entry.external_attr >> 16)
         if not NAME.fullmatch(entry.filename) or mode not in (0, stat.S_IFREG):
             return f"has an entry that is no plain file below {OUTPUTS}/: {entry.filename!r}"
         if entry.compress_type != ZIP_STORED or entry.flag_bits & 1:
-            return "is compressed or encrypted, as python repro.py archive never does"
+            return f"was packed anew. Unpack it, and use verify --out with its {OUTPUTS}"
     total = sum(entry.file_size for entry in entries)
     if len({entry.filename for entry in entries}) < len(entries) or total > size:
         return "has entries that lie in each other"
     if total > free:
         return f"needs {total / 1e9:.1f} GB for temporary files. Set TMPDIR to a larger disk"
+    if f"{OUTPUTS}/{manifest.MANIFEST}" not in {entry.filename for entry in entries}:
+        return f"has no {OUTPUTS}/{manifest.MANIFEST}, without which nothing can be checked"
     return ""

@@ -20,7 +20,9 @@ def against(out: Path, other: Path) -> list[Finding]:
     findings = [f._replace(file=str(other / f.file)) for f in hashes(other) if f.ok is False]
     shared = {key: ours["settings"][key] for key in ours["settings"].keys() & theirs["settings"]}
     if settings := both(shared, {key: theirs["settings"][key] for key in shared}):
-        findings.append(Finding("settings", manifest.MANIFEST, f"differ: {settings}", None))
+        findings.append(
+            Finding("settings", manifest.MANIFEST, f"two different runs: {settings}", None)
+        )
     if not ours["stages"].keys() & theirs["stages"].keys():
         findings.append(Finding("manifest", "", f"no stage is in both {out} and {other}", False))
     first = "the first stage that differs: "

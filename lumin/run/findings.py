@@ -27,8 +27,8 @@ def recorded(out: Path) -> dict:
     """Outputs folder -> its manifest. Raises UserError where there is none that can be read."""
     if not (out / manifest.MANIFEST).is_file():
         raise UserError(
-            f"{out} has no {manifest.MANIFEST}: nothing to verify. Name an outputs folder with "
-            "--out."
+            f"{out} has no {manifest.MANIFEST}: nothing to verify. Name an outputs folder, "
+            "such as the outputs/ in an unpacked archive, with --out."
         )
     return manifest.read(out)
 

@@ -90,7 +90,9 @@ def read(out: Path) -> dict:
         if not _whole(manifest):
             raise ValueError("not what a run writes")
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}). Use --overwrite to begin again.") from error
+        raise UserError(
+            f"{path} is damaged ({error}). Use --overwrite to begin again, or get it anew."
+        ) from error
     return manifest
 
 

@@ -23,10 +23,14 @@ LEVELS = {  # what follows from what, and how a reader asks for it
     "Level 2": ("predictions from weights and images", "Use --predict."),
     "Level 3": ("weights from images and seeds", "Use --retrain TASK/FOLD, such as mlmc/0."),
     "Images": (
-        "cohort and images from the DICOM files",
-        "Run python repro.py prepare (with --demo for a synthetic cohort) and use --against.",
+        "cohort and images as in the folder of --against",
+        "Make them yourself: python repro.py prepare --out OWN, with --data CMMD or --demo; then"
+        " use --against OWN.",
     ),
-    "Others": ("figures, report.html, control.md", "Only their hashes were compared."),
+    "Others": (
+        "history, figures, report.html, control.md, run.json",
+        "Only their hashes were compared; nor is the source in an archive looked at.",
+    ),
 }
 SHOWN = 10  # names in one line
 
@@ -97,14 +101,17 @@ def conclusion(levels: Mapping[str, Sequence[Finding]]) -> list[Finding]:
         elif False in states:
             lines.append(Finding(level, "", what, False))
         else:
+            state = "not checked"
             if findings:
-                how = "The reason is above."
-            elif "Level 1" not in levels:
-                how = "Files must be as recorded."
-            lines.append(Finding(level, "", f"{what}: not checked. {how}", None))
+                state, how = "not settled", "The reason is above."
+            elif "Level 1" not in levels and level != "Others":
+                how = "First, every file must be the recorded one."
+            lines.append(Finding(level, "", f"{what}: {state}. {how}", None))
     differing = sum(finding.ok is False for findings in levels.values() for finding in findings)
     reached = ", ".join(line.stage for line in lines if line.ok) or "no level"
     plural = "s" * (differing != 1)
-    result = f"{differing} difference{plural}, see above" if differing else "nothing differs"
+    result = "nothing that was checked differs"
+    if differing:
+        result = f"{differing} difference{plural}, above; ask who made these files"
     lines.append(Finding("Result", "", f"{result}; reached: {reached}", not differing))
     return lines if levels else []

@@ -241,7 +241,7 @@ def copy_of(entry: ZipInfo, name: str) -> ZipInfo:
         ("outputs/c:/b", "no plain file below outputs"),
         ("outputs/.hidden", "no plain file below outputs"),
         ("link", "no plain file below outputs"),
-        ("bomb", "is compressed"),
+        ("bomb", "was packed anew"),
         ("twice", "lie in each other"),
         ("overlap", "lie in each other"),
     ],

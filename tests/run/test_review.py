@@ -95,23 +95,24 @@ def test_a_level_is_reached_where_all_of_it_was_checked_and_is_so(found, ok):
     assert [line.stage for line in lines] == [*LEVELS, "Result"]
     assert [line.ok for line in lines] == [True, ok, None, None, None, ok is not False]
     assert ("not checked. Use --predict." in lines[1].what) == (found == [])
-    assert ("not checked. The reason is above." in lines[1].what) == (None in found)
+    assert ("not settled. The reason is above." in lines[1].what) == (None in found)
     assert ("(mlmc/fold0, mlmc/fold1)" in lines[1].what) == (ok is True)
 
 
 def test_where_files_are_not_as_recorded_no_level_is_said_to_lack_an_option():
     lines = conclusion({"": [finding("split", False)]})
     *levels, result = lines
-    assert all(line.what.endswith("not checked. Files must be as recorded.") for line in levels)
+    *first, _ = levels
+    assert all(line.what.endswith("every file must be the recorded one.") for line in first)
     assert [line.ok for line in lines] == [None] * len(LEVELS) + [False]
-    assert result.what == "1 difference, see above; reached: no level"
+    assert result.what == "1 difference, above; ask who made these files; reached: no level"
 
 
 def test_every_table_that_follows_is_named():
     names = ["split", "table1", "table2a", "table2b", "audit", "sheet", "reproduced"]
     lines = conclusion({"Level 1": [finding(name, True) for name in names]})
     assert f"({', '.join(names)})" in lines[0].what
-    assert lines[-1].what == "nothing differs; reached: Level 1"
+    assert lines[-1].what == "nothing that was checked differs; reached: Level 1"
 
 
 def test_the_first_line_tells_whose_run_it_is(begun):

@@ -392,7 +392,7 @@ def test_regressions_may_differ_between_libraries(copy, by, ok):
     if ok:
         assert (
             found.what
-            == "follows from the predictions; regressions on the sheet to 0.0001 (0.0001)"
+            == "follows from the predictions; regressions differ by 0.0001 at most (0.0001 allowed)"
         )
     else:
         assert (found.file, "age" in found.what) in {
@@ -415,13 +415,24 @@ def test_no_other_text_may_differ_beside_them(copy):
     assert not wrong(verify.remade(copy.out, tables(copy)))
 
 
+@pytest.mark.parametrize(("old", "new"), [("0.5000", "0.9000"), ("0.5000", "0.5000 for all")])
+def test_a_forged_section_of_the_sheet_is_found(copy, old, new):
+    """Also where its JSON was left as it is."""
+    path = copy.out / "tables/mean.md"
+    text = path.read_text()
+    at = text.index("## From the clinical sheet alone")
+    path.write_text(text[:at] + text[at:].replace(old, new))
+    assert path.read_text() != text
+    assert wrong(verify.remade(copy.out, tables(copy))) == {"tables/mean.md"}
+
+
 def test_no_other_number_may_differ(copy):
     path = copy.out / "tables/mean.json"
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"mean": data["mean"] + 1e-6}, indent=1) + "\n")
     found = [f for f in verify.remade(copy.out, tables(copy)) if f.ok is False]
     assert [(f.file, f.what) for f in found] == [
-        ("tables/mean.json", "does not follow from the predictions: mean")
+        ("tables/mean.json", "does not follow from the predictions: 1 values, first mean")
     ]
 
 
@@ -514,7 +525,7 @@ def test_the_first_stage_that_differs_is_named(finished, copy):
     edit(copy.out, change)
     found = compare.against(finished.out, copy.out)
     settings = next(finding for finding in found if finding.stage == "settings")
-    assert (settings.what, settings.ok) == ("differ: seed 0 / 7", None)
+    assert (settings.what, settings.ok) == ("two different runs: seed 0 / 7", None)
     compared = {finding.stage: finding for finding in found if not finding.file.startswith("/")}
     assert compared["prepare"].ok is True
     assert compared["split"].what.startswith(
@@ -773,11 +784,11 @@ def test_on_another_stack_within_the_tolerance(changed):
     edit(out, change)
     path, clean = out / mlmc.fold.files[2], (out / mlmc.fold.files[2]).read_text()
     head, last = clean.rstrip("\n").rsplit(",", 1)
-    for by, ok in ((0.9e-5, True), (1.1e-5, False)):
+    for by, ok in ((0.9e-5, None), (1.1e-5, False)):
         path.write_text(f"{head},{float(last) + by:.9g}\n")
         found = recompute.predictions(out, [mlmc])[0]
         assert found.ok is ok
-        assert "tolerance 1e-05 on another torch" in found.what
+        assert f"{'beyond' if ok is False else 'within'} the 1e-05 that another torch" in found.what
 
 
 @pytest.mark.slow
@@ -792,8 +803,8 @@ def test_what_a_gpu_made_is_checked_without_one(changed, tmp_path):
     path.write_text(f"{head},{float(last) + 4e-3:.9g}\n")
     there = replace(mlmc, stack=Stack("cuda", "tf32", 1))
     found = recompute.predictions(out, [there])[0]
-    assert found.ok is True
-    assert found.what.startswith("largest difference 0.004, tolerance 0.005 on another ")
+    assert found.ok is None
+    assert found.what.startswith("largest difference 0.004, within the 0.005 that another ")
     found = recompute.retrained(there, tmp_path / "never")
     assert [(f.what, f.ok) for f in found] == [
         ("was trained on cuda; no GPU is here to train it again", None)
@@ -818,6 +829,21 @@ def test_a_fold_trained_again_is_the_same(trained, tmp_path):
         found = recompute.retrained(one, tmp_path / one.fold.task.name)
         assert [finding.ok for finding in found] == [True]
     assert {path: path.stat().st_mtime_ns for path in trained[0].out.rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_other_predictions_of_the_same_weights_are_found_whatever_the_stack(changed, tmp_path):
+    out, (mlmc, _) = changed
+
+    def change(manifest: dict) -> None:
+        manifest["stacks"][manifest["stages"][MLMC]["stack"]]["torch"] = "2.10.0"
+
+    edit(out, change)
+    path = out / mlmc.fold.files[2]
+    head, last = path.read_text().rstrip("\n").rsplit(",", 1)
+    path.write_text(f"{head},{float(last) + 0.9e-5:.9g}\n")
+    found = recompute.retrained(mlmc, tmp_path / "again")
+    assert [(f.file, f.ok) for f in found] == [(mlmc.fold.files[2], False)]
 
 
 @pytest.mark.slow
