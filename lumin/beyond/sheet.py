@@ -166,7 +166,8 @@ def table(out: Path, mammograms: Mammograms, roles: Roles, about: Provenance) ->
                 rules |= within_d1(networks | {PREFIX: rules[PREFIX]})
             if group == SUBTYPE:
                 both = networks[challenger], rules[ABNORMALITY]
-                claims = cells.compare((challenger, ABNORMALITY), *both, seed)[2:]  # macro F1, AUC
+                means = [cell for cell in group.cells if cell not in group.classes]
+                claims = cells.compare((challenger, ABNORMALITY), *both, seed, means)
                 subtypes = by_subtype(networks, mammograms, seed)
             every = networks | rules
             estimates[group.name] = {name: cells.estimates(every[name], seed) for name in every}

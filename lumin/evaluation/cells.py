@@ -5,6 +5,7 @@ five fold models in their first axis, so a cell is five numbers until it is prin
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -134,12 +135,14 @@ class Comparison(NamedTuple):
     tests: dict[str, Result]  # two readings of the paper's, and a permutation
 
 
-def compare(names: tuple[str, str], a: Scored, b: Scored, seed: int) -> list[Comparison]:
-    """Claims that classifier a is better than b, for every cell of their group."""
+def compare(
+    names: tuple[str, str], a: Scored, b: Scored, seed: int, wanted: Sequence[str] = ()
+) -> list[Comparison]:
+    """Claims that classifier a is better than b, for all cells or those `wanted`."""
     assert (a.breasts == b.breasts).all(), "both classifiers must have judged the same images"
     weights = resampled(a, seed)
     claims = []
-    for name in a.group.cells:
+    for name in wanted or a.group.cells:
         ours, others = cell(a, name), cell(b, name)
         draws = cell(a, name, weights).mean(0) - cell(b, name, weights).mean(0)
         tests = fold_tests(ours, others) | {PERMUTATION: permuted(name, a, b, seed)}
