@@ -204,6 +204,7 @@ def test_a_coin_by_hand():
     assert {baseline.verdict, transfer.verdict} == {audit.SCALE}
 
 
+@pytest.mark.slow
 def test_a_coin_against_scikit_learn():
     """1,000 coins over the paper's test set: each class's F1 is the class's share, nearly."""
     rng, luminal = np.random.default_rng(0), np.repeat([1, 0], [100, 38])

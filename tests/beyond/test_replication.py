@@ -377,6 +377,7 @@ def test_it_reads_what_tables_write(tmp_path, monkeypatch):
 # ---- the figure ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_figure_has_every_cell_and_says_its_range():
     content = json.loads(replication.replication([run(0), run(1, 0.1)]).json)
     made = pictures.replication(content)

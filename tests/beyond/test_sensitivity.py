@@ -274,6 +274,7 @@ def test_the_table_explains_every_row_and_every_alternative_is_one():
     } <= ALTERNATIVES.keys()
 
 
+@pytest.mark.slow
 def test_the_tornado_says_what_it_shows(out, tmp_path):
     folders = {
         "redrawn-1": write(tmp_path / "redrawn", 0.05),

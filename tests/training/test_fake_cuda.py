@@ -21,7 +21,7 @@ from lumin.training.network import Classifier
 from lumin.training.tasks import TASKS
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="here the GPU itself is tested")
-SIZES = [(332, 128), (1326, 512)]
+SIZES = [(332, 128), pytest.param(1326, 512, marks=pytest.mark.slow)]
 CUDA = torch.device("cuda")
 
 

@@ -164,8 +164,8 @@ def double(monkeypatch):
 @pytest.mark.parametrize(
     "name",
     [
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mass-calc", "benign-malignant")),
-        "luminal-baseline",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mass-calc", "luminal-baseline")),
+        "benign-malignant",
     ],
 )
 def test_an_epoch_is_a_plain_loops(tmp_path, name):
