@@ -129,17 +129,17 @@ def train(
 
     Raises Busy where another run is at it, Interrupted when `stop()` turns true.
     """
-    seconds = 0.0
+    cost: dict = {}
     try:
         with manifest.claim_folder(one.out, f"{one.fold.task.name}.{one.fold.number}"):
             if one.stale():
                 cost = resumable.run(one, say, stop)
-                seconds = cost["seconds"]
-                note(one.out, one.name, cost | {"jobs": at_once})
     except Busy as error:
         raise Busy(f"{one.name} of {one.out}") from error
     finally:
-        say({"end": seconds})
+        say({"end": cost.get("seconds", 0.0)})
+    if cost:  # the lock is given back: note() starts git, which would hold it past a kill
+        note(one.out, one.name, cost | {"jobs": at_once})
 
 
 @cache
@@ -221,7 +221,7 @@ def in_flight(out: Path) -> Iterator[Path]:
     """A folder for what is in flight in this run, with an empty log; gone at the end."""
     parent = out.resolve() / manifest.IN_FLIGHT  # a worker may have another working directory
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="run.", dir=parent) as name:
+    with tempfile.TemporaryDirectory(prefix="jobs.", dir=parent) as name:
         (Path(name) / LOG).touch()
         yield Path(name)
 
@@ -229,7 +229,7 @@ def in_flight(out: Path) -> Iterator[Path]:
 def sweep(out: Path) -> None:
     """Remove what killed runs left in flight, unless another run is training here."""
     with contextlib.suppress(Busy), manifest.claim_folder(out, "trainings", patience=0):
-        for folder in (out / manifest.IN_FLIGHT).glob("run.*"):
+        for folder in (out / manifest.IN_FLIGHT).glob("jobs.*"):
             shutil.rmtree(folder)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -280,9 +281,20 @@ def test_what_is_up_to_date_is_passed_over(tmp_path, pretended):
 def test_nothing_of_its_own_is_left_in_the_folder(tmp_path, pretended):
     spread(tmp_path, everything(tmp_path)[:1])
     assert not (tmp_path / ".lumin").exists()
-    exact.write(tmp_path / ".lumin/run.0ther/stop", "")  # asks another run to stop
+    exact.write(tmp_path / ".lumin/jobs.0ther/stop", "")  # asks another run to stop
     assert len(spread(tmp_path, everything(tmp_path)[:2])) == 1
-    assert [path.name for path in (tmp_path / ".lumin").iterdir()] == ["run.0ther"]
+    assert [path.name for path in (tmp_path / ".lumin").iterdir()] == ["jobs.0ther"]
+
+
+def test_what_a_killed_run_left_in_flight_is_swept_and_its_locks_are_no_folders(tmp_path):
+    """A run that is killed while it notes what a training cost leaves run.lock."""
+    folder = tmp_path / ".lumin"
+    with pool.in_flight(tmp_path) as name:
+        shutil.copytree(name, folder / f"{name.name}.killed")
+    for part in ("run", "manifest", "stages", "mlmc.0"):
+        (folder / f"{part}.lock").touch()
+    pool.sweep(tmp_path)
+    assert not folder.exists()
 
 
 def test_what_a_killed_training_left_goes_with_the_next_one(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -213,6 +214,9 @@ def begin(made: Study) -> tuple[int, int]:
     try:
         whole(made, lambda name: os.write(theirs, bytes([STAGES.index(name)])))
         code = 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(code)
 

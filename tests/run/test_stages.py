@@ -180,7 +180,7 @@ def test_what_a_run_left_that_was_killed_at_its_end_does_not_stay(begun, monkeyp
     exact.write(one.checkpoint, "of a training that is entered")
     exact.write(begun.out / ".lumin/trainings.lock", "")
     for name in ("progress", "stop"):
-        exact.write(begun.out / f".lumin/run.k1ll3d/{name}", "")
+        exact.write(begun.out / f".lumin/jobs.k1ll3d/{name}", "")
     learn([begun], ["mlmc"], [0])
     assert hidden(begun.out) == []
 
@@ -188,7 +188,7 @@ def test_what_a_run_left_that_was_killed_at_its_end_does_not_stay(begun, monkeyp
 def test_what_others_are_at_stays(begun, monkeypatch):
     """While another run trains in the folder, on this machine or another."""
     monkeypatch.setattr("lumin.run.resumable.run", pretend)
-    names = [".lumin/run.0ther/progress", ".lumin/run.0ther/stop"]
+    names = [".lumin/jobs.0ther/progress", ".lumin/jobs.0ther/stop"]
     names.append(".lumin/mass-calc.0.pt")
     for name in names:
         exact.write(begun.out / name, "")
