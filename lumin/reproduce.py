@@ -60,7 +60,7 @@ def reproduce(
     about = Provenance(kind, seed, sha256(out / "split.csv"), departures(recipe, stack.precision))
     tables = {"table1": table1(mammograms, roles, flow, about)}
     for name in comparisons():
-        tables[name] = table2(name, out, mammograms, roles, about)
+        tables[name] = table2(name, out, mammograms, about)
     for name, table in tables.items():
         write(out / f"tables/{name}.md", table.markdown)
         write(out / f"tables/{name}.json", table.json)

@@ -102,9 +102,7 @@ def counts_text(counts: Mapping[str, Counts]) -> list[str]:
 # ---- Tables 2a and 2b: numbers -------------------------------------------------------------------
 
 
-def numbers_of(
-    table: Table, out: Path, mammograms: Mammograms, roles: Roles, seed: int
-) -> dict[str, Any]:
+def numbers_of(table: Table, out: Path, mammograms: Mammograms, seed: int) -> dict[str, Any]:
     """A table's structure and an outputs folder with predictions -> all that its JSON has.
 
     paper             row -> task -> as printed
@@ -168,12 +166,10 @@ given. Its null hypothesis is that the two are exchangeable, so for an F1 a diff
 often a class is called counts too. The smallest p it can give is {least:.1e}."""
 
 
-def table2(
-    name: str, out: Path, mammograms: Mammograms, roles: Roles, about: Provenance
-) -> Document:
+def table2(name: str, out: Path, mammograms: Mammograms, about: Provenance) -> Document:
     """Name and predictions -> Table 2a or 2b, its variants, and tests."""
     table = TABLES[name]
-    numbers = numbers_of(table, out, mammograms, roles, about.seed)
+    numbers = numbers_of(table, out, mammograms, about.seed)
     sections = [
         *levels_text(table, numbers),
         INTERVALS.format(draws=cells.DRAWS),

@@ -42,7 +42,7 @@ def review(
     predict: bool,
     retrain: str | None,
 ) -> Iterator[tuple[str, list[Finding]]]:
-    """A study -> the findings of each level that is asked for; "" is none of the four.
+    """A study -> the findings of each level that is asked for; "" is none of LEVELS.
 
     `beyond` gives the stages that are not the pipeline's; `other` is a folder to compare with.
     Nothing follows from files that are not as recorded.

@@ -257,12 +257,13 @@ def table_stage(study: Study, name: str) -> Stage:
 def make_table(study: Study, name: str) -> dict[str, str]:
     """Name -> the table's files, from the outputs folder alone."""
     mammograms = read_mammograms(study)
-    roles, about = split.read_split_csv(study.out / "split.csv"), provenance(study)
+    about = provenance(study)
     if name == "table1":
+        roles = split.read_split_csv(study.out / "split.csv")
         flow = json.loads((study.out / "flow.json").read_text())
         table = tables.table1(mammograms, roles, flow, about)
     else:
-        table = tables.table2(name, study.out, mammograms, roles, about)
+        table = tables.table2(name, study.out, mammograms, about)
     return {f"tables/{name}.md": table.markdown, f"tables/{name}.json": table.json}
 
 

@@ -60,7 +60,7 @@ def hashes(out: Path) -> list[Finding]:
     for entry in found["stages"].values():
         known |= entry["files"]
     absent = [part for part in LARGE if not present(out, part)]
-    findings, whole, files = [], 0, 0  # stages in order, and their files
+    findings, whole, files = [], 0, 0  # `whole` stages with `files` are as recorded
     for stage in in_order(made):
         entry = made[stage]
         here = [name for name in entry["files"] if name.split("/")[0] not in absent]
@@ -77,7 +77,8 @@ def hashes(out: Path) -> list[Finding]:
             what = "its stack is missing or was altered"
             wrong.append(Finding(stage, manifest.MANIFEST, what, False))
         findings += wrong
-        whole, files = whole + (not wrong), files + len(here) * (not wrong)
+        if not wrong:
+            whole, files = whole + 1, files + len(here)
     findings.append(Finding("manifest", "", f"{files:,} files of {whole} stages as recorded", True))
     return findings + unlisted(out, {name for entry in made.values() for name in entry["files"]})
 

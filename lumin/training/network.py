@@ -37,9 +37,10 @@ class Classifier(ResNet):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for layer in self.modules():
-            if self.frozen_norm and isinstance(layer, nn.BatchNorm2d):
-                layer.eval().requires_grad_(False)
+        if self.frozen_norm:
+            for layer in self.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.eval().requires_grad_(False)
         return self
 
     def maps(self, images: Tensor) -> Tensor:

@@ -359,7 +359,7 @@ def test_it_reads_what_tables_write(tmp_path, monkeypatch):
     about = markdown.Provenance("CMMD", 3, "0" * 64, [])
     (tmp_path / "tables").mkdir()
     for name in published.comparisons():
-        table = tables.table2(name, tmp_path, images, roles, about)
+        table = tables.table2(name, tmp_path, images, about)
         (tmp_path / f"tables/{name}.json").write_text(table.json)
     made = replication.replication([replication.read(tmp_path)])
     parsed = json.loads(table.json)

@@ -59,7 +59,7 @@ for task in tasks_of("table2b"):
         (out / f"predictions/{task}/fold{fold}.csv").write_text("\\n".join(lines) + "\\n")
 about = Provenance("made up", 0, "0" * 64, [])
 tables.table1(images, roles, {}, about)
-table = json.loads(tables.table2("table2b", out, images, roles, about).json)
+table = json.loads(tables.table2("table2b", out, images, about).json)
 audit.markdown(audit.audit())
 print(len(table["claims"]))
 '''

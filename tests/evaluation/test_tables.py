@@ -267,7 +267,7 @@ def predict(out, images, roles, task, rng):
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_table_2_opens_with_the_papers_rows_and_figures_beside_ours(predicted, name):
-    made = tables.table2(name, *predicted, DEMO)
+    made = tables.table2(name, *predicted[:2], DEMO)
     holds_the_paper(name, made.markdown, made.json)
     first, found = grids(made.markdown)[0], json.loads(made.json)[LEVEL]
     left, right = PRINTED[name][""]
@@ -290,7 +290,7 @@ def test_table_2_opens_with_the_papers_rows_and_figures_beside_ours(predicted, n
 
 
 def test_what_the_paper_does_not_print_follows_in_a_section_of_its_own(predicted):
-    made = tables.table2("table2a", *predicted, DEMO)
+    made = tables.table2("table2a", *predicted[:2], DEMO)
     _, rest = made.markdown.split(f"## {tables.UNPRINTED}\n\n")
     second = grids(rest)[0]
     labels = [
@@ -301,11 +301,11 @@ def test_what_the_paper_does_not_print_follows_in_a_section_of_its_own(predicted
     ]
     assert list(second)[2:] == labels
     assert not [text for text in second[""] if "paper" in text]
-    assert tables.UNPRINTED not in tables.table2("table2b", *predicted, DEMO).markdown
+    assert tables.UNPRINTED not in tables.table2("table2b", *predicted[:2], DEMO).markdown
 
 
 def test_the_json_of_table_2_has_what_the_markdown_rounds(predicted):
-    made = tables.table2("table2b", *predicted, DEMO)
+    made = tables.table2("table2b", *predicted[:2], DEMO)
     found = json.loads(made.json)
     cell = found["As in the paper: mean (SD) of five fold models, by image"]["subtype"][
         "luminal-transfer"
@@ -330,7 +330,9 @@ def test_the_json_of_table_2_has_what_the_markdown_rounds(predicted):
 
 
 def test_a_table_2_is_the_same_bytes_twice(predicted):
-    assert tables.table2("table2b", *predicted, DEMO) == tables.table2("table2b", *predicted, DEMO)
+    assert tables.table2("table2b", *predicted[:2], DEMO) == tables.table2(
+        "table2b", *predicted[:2], DEMO
+    )
 
 
 def test_a_sixth_task_has_its_table_by_one_row_and_its_structure(predicted, monkeypatch):
@@ -349,7 +351,7 @@ def test_a_sixth_task_has_its_table_by_one_row_and_its_structure(predicted, monk
     assert list(published.TABLES) == ["table1", "table2a", "table2b", "table2c"]
     assert published.tasks_of("table2c") == ("luminal-baseline", "luminal-scratch")
     assert published.read_cells() == published.TABLE2
-    made = tables.table2("table2c", *predicted, CMMD)
+    made = tables.table2("table2c", *predicted[:2], CMMD)
     assert made.markdown.startswith("# Table 2c. Luminal classifiers from scratch\n")
     first, second, *_ = grids(made.markdown)
     assert first[""][:2] == ["Baseline: paper", "Baseline: ours, mean (SD)"]
@@ -360,7 +362,7 @@ def test_a_sixth_task_has_its_table_by_one_row_and_its_structure(predicted, monk
     assert found[LEVEL]["subtype"].keys() == {"luminal-baseline", "luminal-scratch"}
     assert found["paper"]["AUC"].keys() == {"luminal-baseline"}
     assert [claim["better"] for claim in found["claims"]] == ["luminal-scratch"] * 4
-    old = json.loads(tables.table2("table2b", *predicted, CMMD).json)
+    old = json.loads(tables.table2("table2b", *predicted[:2], CMMD).json)
     baseline = "luminal-baseline"
     assert found[LEVEL]["subtype"][baseline] == old[LEVEL]["subtype"][baseline]
 
