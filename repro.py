@@ -536,7 +536,7 @@ def download_(study: "Study") -> None:
 def phantom_(
     folder: Annotated[Path, typer.Argument(help="Where to write it.")],
     size: Annotated[
-        str, option("demo (900 breasts at 1/8 scale) or full (CMMD's numbers and size, 22 GB).")
+        str, option("demo (700 breasts at 1/8 scale) or full (CMMD's numbers and size, 22 GB).")
     ] = "demo",
     seed: Annotated[int, option("Seed of the cohort. [0]", min=0)] = 0,
     patients: Annotated[int | None, option("Only the first so many patients.", min=1)] = None,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lumin import exact
 
 ROWS, COLUMNS, SPACING = 2294, 1914, 0.094090909  # CMMD's; mm per pixel
-SIZES = {"demo": (8, 900 / 1872), "full": (1, 1.0)}  # CMMD's pixels per pixel, share of patients
+SIZES = {"demo": (8, 701 / 1872), "full": (1, 1.0)}  # CMMD's pixels per pixel, share of patients
 # Texture tiles: demo pixels a side (241 mm; an image is 216 mm high), and how many
 TILE, TILES = 320, 6
 CLUSTERS = {"fine": 8.0, "coarse": 14.0}  # radius of the calcifications, mm

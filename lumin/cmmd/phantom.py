@@ -26,7 +26,7 @@ from lumin.cmmd.patients import Cohort, Image, cohort, uid
 from lumin.data.mammogram import Progress, silent
 from lumin.errors import UserError
 
-RECIPE = 2  # raised by hand when the same seed would give other bytes
+RECIPE = 3  # raised by hand when the same seed would give other bytes
 SHEET, LESIONS, MARKER = "CMMD_clinicaldata_revision.xlsx", "outlines.zip", "phantom.json"
 CORNERS = 64  # of a lesion's outline
 
