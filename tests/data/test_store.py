@@ -697,11 +697,13 @@ def test_groups_follow_chains_of_identical_images():
         ("5", "A", "z"),
         ("6", "E", "w"),
     ]
-    mammograms = [Mammogram(image, patient, Path()) for image, patient, _ in tied]
+    about = ("L", "CC", "50", 0, 1, 0, "", None)
+    mammograms = [mammogram.Mammogram(image, patient, *about) for image, patient, _ in tied]
     rows = [row(image, stored) for image, _, stored in tied]
     expected = {"A": "A", "B": "B", "C": "B", "D": "B", "E": "E"}
-    assert split.identical(mammograms, rows) == expected
-    assert split.identical(mammograms[::-1], rows[::-1]) == expected
+    assert {m.patient: m.group for m in split.grouped(mammograms, rows)} == expected
+    backwards = split.grouped(mammograms[::-1], rows[::-1])
+    assert {m.patient: m.group for m in backwards} == expected
 
 
 def test_mean_aspect():
