@@ -150,9 +150,7 @@ def test_an_operation_equals_torchvision_at_full_size(step):
 
 @pytest.mark.parametrize("first", [name for name, _, _ in SPACE if name not in INTERPOLATING])
 def test_operations_in_a_row_equal_torchvision(first):
-    """Tables, the histograms behind them, and pixels must hand over to each other in every
-    order.
-    """
+    """Each starts from what the one before it made, in every order."""
     images = pictures(40, 31)
     last = {name: values[2] for name, values, _ in augment.operations(40, 31)}
     between = by_torchvision(images, first, last[first])
@@ -177,8 +175,8 @@ def test_warp_by_hand():
         image, (1, 0, 0.5, 0, 1, 0)
     )  # each from half a pixel to its right; 15, 25 round to even
     assert half.tolist() == [[5, 15, 25, 15], [45, 55, 65, 35], [85, 95, 105, 55]]
-    assert augment.moved(image, "TranslateX", -1.9)[0].tolist() == [10, 20, 30, 0]
-    assert augment.moved(image, "TranslateY", 1.0).tolist() == [
+    assert augment.changed(image, "TranslateX", -1.9)[0].tolist() == [10, 20, 30, 0]
+    assert augment.changed(image, "TranslateY", 1.0).tolist() == [
         [0, 0, 0, 0],
         [0, 10, 20, 30],
         [40, 50, 60, 70],
