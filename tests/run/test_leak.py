@@ -218,7 +218,7 @@ def test_identical_images_are_in_one_part(either):
 def test_predictions_name_the_part_that_an_image_is_in(either):
     for training in either.trainings.values():
         fold = training.fold
-        roles = np.array([line.rsplit(",", 1)[1] for line in fold.columns])
+        roles = np.array([columns[-1] for columns in fold.columns])
         assert set(roles[fold.test]) == {"test"}
         assert set(roles[fold.validation]) == {f"fold{fold.number}"}
         assert set(roles[fold.train]) == {f"fold{k}" for k in FOLDS if k != fold.number}
