@@ -22,8 +22,6 @@ from lumin.data.mammogram import Mammogram, Mammograms, Progress, Row, file_name
 from lumin.errors import DATA, UserError
 from lumin.paper.recipe import PAPER, Recipe
 
-BATCH = 8  # images a process takes at a time
-
 
 class Prepared(NamedTuple):
     """One mammogram as the network will see it."""
@@ -115,7 +113,7 @@ def build_store(
             delayed(store_one)(mammogram, out, store, offset, number, recipe)
             for number, mammogram in enumerate(mammograms)
         )
-        for one in Parallel(jobs, batch_size=BATCH, return_as="generator")(calls):
+        for one in Parallel(jobs, return_as="generator")(calls):
             if isinstance(one, str):
                 problems.append(one)
             else:

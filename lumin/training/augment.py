@@ -11,7 +11,6 @@ device an image's bytes do not depend on the images beside it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -59,7 +58,6 @@ class Draws:
 # ---- random parameters ---------------------------------------------------------------------------
 
 
-@lru_cache
 def operations(height: int, width: int) -> tuple[tuple[str, tuple[float, ...], bool], ...]:
     """Image size -> AugMix's operations: name, magnitudes of severity 3, signed (torchvision)."""
 
@@ -169,14 +167,16 @@ def levels(device: torch.device) -> Tensor:
     return torch.arange(256, dtype=torch.uint8, device=device)
 
 
-def equalization(counts: Tensor) -> Tensor:
-    """(256,) counts -> (256,) uint8 table that equalizes, rounded as ImageOps.equalize does."""
+def equalized(image: Tensor) -> Tensor:
+    """(H, W) uint8 -> its histogram equalized, rounded as ImageOps.equalize does."""
+    counts = histogram(image)
     cumulative = counts.cumsum(0)
     without_brightest = cumulative.masked_fill(cumulative == cumulative[-1], 0).amax()
     step = without_brightest // 255
     table = ((cumulative - counts + step // 2) // step.clamp(min=1)).clamp(max=255)
     # Step 0: too few pixels or levels, left as it is
-    return torch.where(step > 0, table, levels(counts.device)).to(torch.uint8)
+    table = torch.where(step > 0, table, levels(image.device))
+    return look_up(image, table.to(torch.uint8))
 
 
 def contrasted(image: Tensor, factor: float) -> Tensor:
@@ -184,11 +184,6 @@ def contrasted(image: Tensor, factor: float) -> Tensor:
     mean = (image.sum().double() / image.numel()).float()
     table = levels(image.device).mul(factor).add_(mean, alpha=1 - factor)
     return look_up(image, table.clamp_(0, 255).to(torch.uint8))
-
-
-def equalized(image: Tensor) -> Tensor:
-    """(H, W) uint8 -> its histogram equalized."""
-    return look_up(image, equalization(histogram(image)))
 
 
 # ---- pixels: what moves or sharpens them ---------------------------------------------------------

@@ -637,8 +637,7 @@ def test_a_store_without_jpeg_is_png_files(tmp_path):
         )
 
 
-def test_jobs_change_no_byte(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "BATCH", 2)
+def test_jobs_change_no_byte(tmp_path):
     mammograms = cohort(tmp_path / "data")
     assert build(mammograms, tmp_path / "one") == build(mammograms, tmp_path / "two", jobs=2)
     for name in ("images.npy", "images.csv", *(f"images/{m.image}.jpg" for m in mammograms)):
