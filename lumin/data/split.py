@@ -31,13 +31,6 @@ EXACT = {"mip_rel_gap": 0}  # the cheapest set itself, not one nearly as cheap
 Limits = dict[str, tuple[int, int]]  # class -> least and most breasts
 
 
-class Split(NamedTuple):
-    """Each patient's role (test, fold0 .. fold4), and which parts are less even than asked."""
-
-    roles: dict[str, str]
-    notes: list[str]
-
-
 class Unit(NamedTuple):
     """Patients who must stay together: one, or those tied by identical images."""
 
@@ -137,8 +130,10 @@ def limits_of(role: str, left: Sequence[Unit], waiting: int, test_share: float |
     return share(total, test_share or PAPER_TEST_SHARE)
 
 
-def split(mammograms: Mammograms, seed: int, test_share: float | None = None) -> Split:
-    """Images and a seed -> every patient's role (2.1, Table 1).
+def split(
+    mammograms: Mammograms, seed: int, test_share: float | None = None
+) -> tuple[dict[str, str], list[str]]:
+    """Images and a seed -> every patient's role (2.1, Table 1), and which are less even than asked.
 
     For CMMD's breasts without a `test_share`, the test set has Table 1's counts exactly; otherwise
     it has `test_share` (10 %) of each class and of each combination of classes. Each fold has a
@@ -160,7 +155,7 @@ def split(mammograms: Mammograms, seed: int, test_share: float | None = None) ->
         left = [unit for unit in left if unit.group not in role_of]
     for unit in left:
         role_of[unit.group] = ROLES[-1]
-    return Split({m.patient: role_of[m.group] for m in mammograms}, notes)
+    return {m.patient: role_of[m.group] for m in mammograms}, notes
 
 
 # ---- split.csv -----------------------------------------------------------------------------------
