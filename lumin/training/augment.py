@@ -30,8 +30,6 @@ SCALE, RATIO, ATTEMPTS = (0.02, 0.33), (0.3, 3.3), 10
 # operation, magnitude and sign of each step; area, ratio, top and left of each box to erase
 UNIFORM = 4, 3, 3, 3 * 3 * DEPTH, 4 * ATTEMPTS
 
-WITHOUT_MAGNITUDE = {"AutoContrast", "Equalize"}
-
 Step = tuple[str, float]  # AugMix operation and its magnitude, with its sign
 Chain = tuple[Step, ...]  # one to three Steps
 Chains = tuple[Chain, ...]  # three, or none without AugMix
@@ -265,8 +263,7 @@ def changed(image: Tensor, operation: str, magnitude: float) -> Tensor:
 def chained(image: Tensor, chain: Chain) -> Tensor:
     """(H, W) uint8 -> the same after each step of a chain."""
     for operation, magnitude in chain:
-        if magnitude or operation in WITHOUT_MAGNITUDE:  # else it changes nothing
-            image = changed(image, operation, magnitude)
+        image = changed(image, operation, magnitude)
     return image
 
 
