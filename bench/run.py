@@ -470,7 +470,7 @@ def random_fold(task: Task, images: int) -> Fold:
         number=0,
         seed=0,
         epochs=1,
-        columns=[f"1.{row}," for row in rows],
+        columns=[(f"1.{row}",) for row in rows],
         targets=labels.astype(np.float32),
         train=rows,
         validation=rows[:0],

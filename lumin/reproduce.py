@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lumin.data.cohort import read_cohort
 from lumin.data.mammogram import cohort_csv
-from lumin.data.split import identical, split, split_csv
+from lumin.data.split import grouped, split, split_csv
 from lumin.data.store import build_store, mean_aspect
 from lumin.evaluation.markdown import Document, Provenance
 from lumin.evaluation.tables import table1, table2
@@ -38,11 +38,10 @@ def reproduce(
     mammograms, flow, _ = read_cohort(data)
     rows = [row for row, _ in build_store(mammograms, out, recipe)]
     flow["mean aspect of the crops"] = mean_aspect(rows)
-    groups = identical(mammograms, rows)
-    mammograms = [m._replace(group=groups[m.patient]) for m in mammograms]
-    roles, _ = split(mammograms, groups, seed, recipe.test_share)
-    write(out / "cohort.csv", cohort_csv(mammograms, groups))
-    write(out / "split.csv", split_csv(roles, groups))
+    mammograms = grouped(mammograms, rows)
+    roles, _ = split(mammograms, seed, recipe.test_share)
+    write(out / "cohort.csv", cohort_csv(mammograms))
+    write(out / "split.csv", split_csv(mammograms, roles))
 
     # Section 2.2: fold k of luminal-transfer starts from the weights of fold k of mlmc
     pixels, imagenet = Pixels(out / "images.npy", device), pretrained(recipe.weights)

@@ -165,11 +165,15 @@ def image(patient, laterality, abnormality, malignant, luminal):
         mass=mass,
         malignant=malignant,
         luminal=luminal,
+        group=patient,
     )
 
 
-def alone(images):
-    return {m.patient: m.patient for m in images}
+def tie(images, ties):
+    """The images with the group that some patients have, each other patient being one alone."""
+    for m in images:
+        m.group = ties.get(m.patient, m.patient)
+    return images
 
 
 def cmmd():
@@ -181,7 +185,7 @@ def cmmd():
             luminal = int("Luminal" in row["subtype"]) if row["subtype"] else None
             breast = (row["ID1"], row["LeftRight"], row["abnormality"], malignant, luminal)
             images += [image(*breast), image(*breast)]
-    return images, alone(images) | {"D2-0284": "D1-0202", "D1-1292": "D1-0808"}
+    return tie(images, {"D2-0284": "D1-0202", "D1-1292": "D1-0808"})
 
 
 # ---- small studies: see studies.py ---------------------------------------------------------------

@@ -99,7 +99,8 @@ def training(
     task, rows = BY_NAME[name], np.arange(images)
     columns = []
     for i in rows:
-        columns.append(f"1.2.{i},D1-{i:04},L,CC,{'test' if i >= images - 4 else 'fold0'}")
+        role = "test" if i >= images - 4 else "fold0"
+        columns.append((f"1.2.{i}", f"D1-{i:04}", "L", "CC", role))
     fold = Fold(
         task=task,
         number=number,

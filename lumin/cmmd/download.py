@@ -25,9 +25,8 @@ import threading
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from typing import NamedTuple
@@ -81,25 +80,19 @@ def read_series() -> list[Series]:
     return [Series(*names, int(files), int(size)) for *names, files, size in rows]
 
 
-def plan(folder: Path) -> tuple[int, int, int]:
-    """Data folder -> incomplete series, bytes that they lack, bytes free."""
-    lacking = incomplete(folder)
-    return len(lacking), sum(lacking.values()), shutil.disk_usage(existing(folder)).free
-
-
 def existing(path: Path) -> Path:
     """The path itself or the nearest above it that is there."""
     return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
 
 
-def download(folder: Path, progress: Progress) -> None:
-    """Download what `folder` lacks of CMMD, and verify it all.
+def download(folder: Path, lacking: Mapping[Series, int], progress: Progress) -> None:
+    """Download what `folder` lacks of CMMD by `incomplete`, and verify it all.
 
     progress(bytes that are right, bytes in all) is called as files are checked and arrive. A file
     takes its place only if its size and MD5 are the bucket's, its SeriesInstanceUID and PatientID
     the manifest's. Raises UserError that names the series that failed, once the others are there.
     """
-    wanted, lacking, verdict = read_series(), incomplete(folder), folder / "VERIFIED.json"
+    wanted, verdict = read_series(), folder / "VERIFIED.json"
     total, manifest = sum(s.bytes for s in wanted), exact.sha256(MANIFEST)
     if not lacking and verdict.exists() and manifest in verdict.read_text(errors="replace"):
         progress(total, total)
@@ -142,9 +135,9 @@ def incomplete(folder: Path) -> dict[Series, int]:
     """Data folder -> the series that it lacks or has in part, and the bytes to come of each."""
     wanted = {(s.patient, s.uid): s for s in read_series()}
     copied = defaultdict(set)  # what a user copied there in another layout: series -> its images
-    for name, *version in list_files(folder):
+    for name, _, _ in list_files(folder):
         if tuple(name.split("/")[:-1]) not in wanted:
-            patient, uid, image = tags_of(folder / name, *version)
+            patient, uid, image = tags_of(folder / name)
             copied[patient, uid].add(image)
     lacking = {}
     for key, s in wanted.items():
@@ -154,9 +147,8 @@ def incomplete(folder: Path) -> dict[Series, int]:
     return lacking
 
 
-@cache
-def tags_of(path: Path, size: int, mtime: int) -> tuple[str, str, str]:
-    """A file of this size and time -> its patient, series and image; "" each if it is no DICOM."""
+def tags_of(path: Path) -> tuple[str, str, str]:
+    """A file -> its patient, series and image; "" each if it is no DICOM."""
     tags = ["PatientID", "SeriesInstanceUID", "SOPInstanceUID"]
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
@@ -178,15 +170,15 @@ def flaw(path: Path, s: Series, listed: Listed | None = None) -> str:
     """Why a file is not the listed object (size, MD5) or not of the series (header), or ""."""
     if not path.is_file():
         return "missing"
-    size, mtime = path.stat().st_size, path.stat().st_mtime_ns
     if listed:
+        size = path.stat().st_size
         if size != listed.bytes:
             return f"truncated: {size:,} of {listed.bytes:,} bytes"
         md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
         # S3's ETag is the MD5; that of an object uploaded in parts is longer and is not
         if len(listed.etag) == len(md5) and listed.etag != md5:
             return f"altered: MD5 {md5}, where the bucket lists {listed.etag}"
-    patient, uid, _ = tags_of(path, size, mtime)
+    patient, uid, _ = tags_of(path)
     if (patient, uid) != (s.patient, s.uid):
         return f"altered: by its tags of patient {patient!r}, series {uid!r}"
     return ""

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pydicom
@@ -23,6 +22,8 @@ ADVICE = "Download this file again, or take it out of the data folder."
 CONVERT = "Convert the file: dcmdjpeg (DCMTK) or gdcmconv --raw (GDCM)."
 REQUIRED = ["Rows", "Columns", "SamplesPerPixel"]
 REQUIRED += ["BitsAllocated", "BitsStored", "PixelRepresentation"]
+
+Shape = tuple[int, int]  # rows, columns
 
 
 def unusable(problem: str, advice: str = ADVICE) -> UserError:
@@ -56,15 +57,6 @@ def brief(error: Exception) -> str:
 # ---- stored values -------------------------------------------------------------------------------
 
 
-class Layout(NamedTuple):
-    """How a header says that its pixel data are to be read."""
-
-    rows: int
-    columns: int
-    dtype: np.dtype  # of a stored value
-    bits: int  # Bits Stored
-
-
 def read_pixels(path: Path) -> tuple[np.ndarray, pydicom.Dataset]:
     """DICOM file -> (H, W) stored values in their own integer type, and the data set without them.
 
@@ -87,22 +79,22 @@ def read_pixels(path: Path) -> tuple[np.ndarray, pydicom.Dataset]:
         header = pydicom.dcmread(path, force=not whole)
         if not (whole or "SOPInstanceUID" in header):
             raise unusable("not a DICOM file")
-        layout = layout_of(header)
+        shape, dtype = layout_of(header)
         if "PixelData" not in header:
             raise unusable("no pixel data; the file may be cut off")
         if syntax in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian):
-            stored = native(header, layout)
+            stored = native(header, shape, dtype)
         else:
-            stored = decoded(header, layout, syntax)
+            stored = decoded(header, shape, dtype, syntax)
         del header.PixelData
-    unused = 8 * layout.dtype.itemsize - layout.bits
+    unused = 8 * dtype.itemsize - int(header.BitsStored)
     if unused:  # mask the unused bits, or extend the sign into them
         stored = (stored << unused) >> unused
     return stored, header
 
 
-def layout_of(header: pydicom.Dataset) -> Layout:
-    """Header -> layout of its pixel data; PS3.3 C.7.6.3.1."""
+def layout_of(header: pydicom.Dataset) -> tuple[Shape, np.dtype]:
+    """Header -> rows and columns of its pixel data, and their type; PS3.3 C.7.6.3.1."""
     missing = [name for name in REQUIRED if header.get(name) is None]
     if missing:
         raise unusable(f"{', '.join(missing)} missing")
@@ -117,21 +109,21 @@ def layout_of(header: pydicom.Dataset) -> Layout:
     possible = allocated in (8, 16) and 1 <= bits <= allocated and high == bits - 1
     if not (possible and signed in (0, 1)):
         raise unusable(f"{bits} of {allocated} bits, HighBit {high}, sign {signed} are impossible")
-    return Layout(rows, columns, np.dtype(f"<{'ui'[signed]}{allocated // 8}"), bits)
+    return (rows, columns), np.dtype(f"<{'ui'[signed]}{allocated // 8}")
 
 
-def native(header: pydicom.Dataset, layout: Layout) -> np.ndarray:
+def native(header: pydicom.Dataset, shape: Shape, dtype: np.dtype) -> np.ndarray:
     """Uncompressed little endian -> (H, W), a read-only view of the pixel data."""
-    rows, columns, dtype, _ = layout
-    data, needed = header.PixelData, rows * columns * dtype.itemsize
+    (rows, columns), data = shape, header.PixelData
+    needed = rows * columns * dtype.itemsize
     # An odd length is padded to even (PS3.5 7.1.1); more or less means that a size is wrong
     if header["PixelData"].is_undefined_length or len(data) not in (needed, needed + needed % 2):
         expected = f"{rows} x {columns} x {dtype.itemsize}"
         raise unusable(f"{len(data)} bytes of pixel data, not {expected}")
-    return np.frombuffer(data, dtype, rows * columns).reshape(rows, columns)
+    return np.frombuffer(data, dtype, rows * columns).reshape(shape)
 
 
-def decoded(header: pydicom.Dataset, layout: Layout, syntax: uid.UID) -> np.ndarray:
+def decoded(header: pydicom.Dataset, shape: Shape, dtype: np.dtype, syntax: uid.UID) -> np.ndarray:
     """Compressed or big endian -> (H, W), by the decoders that pydicom finds installed."""
     # A JP2 file header is not allowed around a JPEG 2000 frame (PS3.5 A.4.4), and a broken one
     # makes get_j2k_parameters of pydicom 3.0 loop for ever: it never passes a box of length 0
@@ -141,7 +133,7 @@ def decoded(header: pydicom.Dataset, layout: Layout, syntax: uid.UID) -> np.ndar
         stored = pixel_array(header, raw=True)
     except Exception as error:  # as many kinds as there are decoders
         raise unusable(f"transfer syntax {syntax.name} ({brief(error)})", CONVERT) from None
-    return stored.astype(layout.dtype, copy=False).reshape(layout.rows, layout.columns)
+    return stored.astype(dtype, copy=False).reshape(shape)
 
 
 # ---- 8 bit ---------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ class Mammogram(NamedTuple):
     malignant: int
     subtype: str
     luminal: int | None
-    path: Path = Path()  # unknown where the record was read from cohort.csv
     group: str = ""  # of patients tied by identical images; unknown before the pixels are read
+    path: Path = Path()  # unknown where the record was read from cohort.csv
 
 
 Mammograms = Sequence[Mammogram]
@@ -81,24 +81,21 @@ def classes(mammogram: Mammogram) -> tuple[str, ...]:
 
 # ---- cohort.csv ----------------------------------------------------------------------------------
 
-FIELDS = [*Mammogram._fields[:-2], "group"]  # all but the path
+
+def cohort_csv(mammograms: Mammograms) -> str:
+    """Records -> cohort.csv, which has all but their paths."""
+    return csv_text(Mammogram._fields[:-1], [m[:-1] for m in mammograms])
 
 
-def cohort_csv(mammograms: Mammograms, groups: Mapping[str, str]) -> str:
-    """Records and each patient's group of identical images -> cohort.csv."""
-    return csv_text(FIELDS, [(*m[:-2], groups[m.patient]) for m in mammograms])
-
-
-def read_cohort_csv(path: Path) -> tuple[list[Mammogram], dict[str, str]]:
-    """cohort.csv -> records (without paths) and each patient's group."""
-    mammograms, groups = [], {}
+def read_cohort_csv(path: Path) -> list[Mammogram]:
+    """cohort.csv -> records, without paths."""
+    mammograms = []
     for cells in csv.DictReader(path.read_text().splitlines()):
         record: dict[str, Any] = dict(cells)
-        groups[cells["patient"]] = cells["group"]
         for name in ("calcification", "mass", "malignant", "luminal"):
             record[name] = int(cells[name]) if cells[name] else None
         mammograms.append(Mammogram(**record))
-    return mammograms, groups
+    return mammograms
 
 
 # ---- images.csv ----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from lumin.data.mammogram import Mammograms, Row, classes
+from lumin.data.mammogram import Mammogram, Mammograms, Roles, Row, classes
 from lumin.errors import DATA, UserError
 from lumin.exact import csv_text
 from lumin.paper.published import TABLE1
@@ -31,13 +31,6 @@ EXACT = {"mip_rel_gap": 0}  # the cheapest set itself, not one nearly as cheap
 Limits = dict[str, tuple[int, int]]  # class -> least and most breasts
 
 
-class Split(NamedTuple):
-    """Each patient's role (test, fold0 .. fold4), and which parts are less even than asked."""
-
-    roles: dict[str, str]
-    notes: list[str]
-
-
 class Unit(NamedTuple):
     """Patients who must stay together: one, or those tied by identical images."""
 
@@ -49,8 +42,8 @@ class Unit(NamedTuple):
 # ---- who stays together --------------------------------------------------------------------------
 
 
-def identical(mammograms: Mammograms, rows: Sequence[Row]) -> dict[str, str]:
-    """Records and rows of images.csv -> each patient's group: the smallest PatientID in it.
+def grouped(mammograms: Mammograms, rows: Sequence[Row]) -> list[Mammogram]:
+    """Records and rows of images.csv -> the records with their group: the smallest PatientID in it.
 
     Patients with the same stored image are in one group, also through chains of patients; a patient
     who shares no image is a group alone.
@@ -61,7 +54,7 @@ def identical(mammograms: Mammograms, rows: Sequence[Row]) -> dict[str, str]:
     for row in rows:
         patient = patient_of[row.image]
         groups.merge(patient, first.setdefault(row.stored_sha256, patient))
-    return {patient: min(groups.subset(patient)) for patient in groups}
+    return [m._replace(group=min(groups.subset(m.patient))) for m in mammograms]
 
 
 def lot(seed: int, group: str) -> float:
@@ -73,9 +66,9 @@ def lot(seed: int, group: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed},{group}".encode()).digest()[:8], "big") / 2**64
 
 
-def units(mammograms: Mammograms, groups: dict[str, str], seed: int) -> list[Unit]:
-    """Images and each patient's group -> units, ordered by group."""
-    breasts = {(m.patient, m.laterality): (groups[m.patient], classes(m)) for m in mammograms}
+def units(mammograms: Mammograms, seed: int) -> list[Unit]:
+    """Images -> units, ordered by group."""
+    breasts = {(m.patient, m.laterality): (m.group, classes(m)) for m in mammograms}
     counts: dict[str, Counter] = defaultdict(Counter)
     for group, combination in breasts.values():
         counts[group].update(["all", *combination, " ".join(combination)])
@@ -138,15 +131,15 @@ def limits_of(role: str, left: Sequence[Unit], waiting: int, test_share: float |
 
 
 def split(
-    mammograms: Mammograms, groups: dict[str, str], seed: int, test_share: float | None = None
-) -> Split:
-    """Images, each patient's group and a seed -> every patient's role (2.1, Table 1).
+    mammograms: Mammograms, seed: int, test_share: float | None = None
+) -> tuple[dict[str, str], list[str]]:
+    """Images and a seed -> every patient's role (2.1, Table 1), and which are less even than asked.
 
     For CMMD's breasts without a `test_share`, the test set has Table 1's counts exactly; otherwise
     it has `test_share` (10 %) of each class and of each combination of classes. Each fold has a
     fifth of the rest, within one breast. Raises UserError for fewer than six units.
     """
-    left = units(mammograms, groups, seed)
+    left = units(mammograms, seed)
     if len(left) < len(ROLES):
         needed = f"A test set and {FOLDS} folds need {len(ROLES)} patients without images in common"
         raise UserError(f"{needed}; here are {len(left)}.", DATA)
@@ -162,16 +155,16 @@ def split(
         left = [unit for unit in left if unit.group not in role_of]
     for unit in left:
         role_of[unit.group] = ROLES[-1]
-    return Split({patient: role_of[group] for patient, group in sorted(groups.items())}, notes)
+    return {m.patient: role_of[m.group] for m in mammograms}, notes
 
 
 # ---- split.csv -----------------------------------------------------------------------------------
 
 
-def split_csv(roles: dict[str, str], groups: dict[str, str]) -> str:
-    """Each patient's role and group -> split.csv."""
-    rows = [(patient, groups[patient], role) for patient, role in sorted(roles.items())]
-    return csv_text(["patient", "group", "role"], rows)
+def split_csv(mammograms: Mammograms, roles: Roles) -> str:
+    """Records and each patient's role -> split.csv."""
+    rows = {(m.patient, m.group, roles[m.patient]) for m in mammograms}
+    return csv_text(["patient", "group", "role"], sorted(rows))
 
 
 def read_split_csv(path: Path) -> dict[str, str]:

@@ -8,7 +8,6 @@ is what the .jpg files show.
 import hashlib
 import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +21,6 @@ from lumin.data.dicom import naming, read_pixels, to_8bit, unusable
 from lumin.data.mammogram import Mammogram, Mammograms, Progress, Row, file_name, images_csv, silent
 from lumin.errors import DATA, UserError
 from lumin.paper.recipe import PAPER, Recipe
-
-BATCH = 8  # images a process takes at a time
 
 
 class Prepared(NamedTuple):
@@ -112,12 +109,15 @@ def build_store(
     problems: list[str] = []
     with exact.atomic(out / "images.npy") as store:
         offset = np.lib.format.open_memmap(store, "w+", np.uint8, shape).offset
-        items = list(enumerate(mammograms))
-        batches = [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
-        calls = (delayed(store_batch)(batch, out, store, offset, recipe) for batch in batches)
-        for good, failed in Parallel(jobs, batch_size=1, return_as="generator")(calls):
-            stored += good
-            problems += failed
+        calls = (
+            delayed(store_one)(mammogram, out, store, offset, number, recipe)
+            for number, mammogram in enumerate(mammograms)
+        )
+        for one in Parallel(jobs, return_as="generator")(calls):
+            if isinstance(one, str):
+                problems.append(one)
+            else:
+                stored.append(one)
             progress(len(stored) + len(problems), len(mammograms))
         if problems:
             raise UserError(f"{len(problems)} of {shape[0]} images cannot be used:", DATA, problems)
@@ -125,39 +125,24 @@ def build_store(
     return stored
 
 
-def store_batch(
-    batch: Sequence[tuple[int, Mammogram]], out: Path, store: Path, offset: int, recipe: Recipe
-) -> tuple[list[tuple[Row, Crop]], list[str]]:
-    """A few mammograms, numbered -> what build_store() returns, and what is wrong with the others.
+def store_one(
+    mammogram: Mammogram, out: Path, store: Path, offset: int, number: int, recipe: Recipe
+) -> tuple[Row, Crop] | str:
+    """Write image `number`: its file, and its pixels in the store -> its row and crop.
 
-    Writes their files and their pixels in the store.
+    If it cannot be used, what is wrong with it.
     """
-    stored, problems, writes = [], [], []
-    with ThreadPoolExecutor(2) as disk:  # writes while the next image is computed
-        for number, mammogram in batch:
-            try:
-                prepared = preprocess(mammogram.path, recipe)
-            except UserError as error:
-                problems.append(str(error))
-                continue
-            hashes = prepared.stored_sha256, prepared.sha256
-            row = Row(mammogram.image, number, *hashes, *prepared.crop.box)
-            stored.append((row, prepared.crop))
-            place = offset + number * prepared.pixels.nbytes
-            file = out / file_name(mammogram.image, recipe.quality)
-            writes.append(disk.submit(save, prepared, file, store, place))
-    for write in writes:
-        write.result()  # raises what the writing raised
-    return stored, problems
-
-
-def save(prepared: Prepared, path: Path, store: Path, place: int) -> None:
-    """Write one mammogram's file, and its pixels at `place` in the store."""
-    exact.write(path, prepared.file)
+    try:
+        prepared = preprocess(mammogram.path, recipe)
+    except UserError as error:
+        return str(error)
+    exact.write(out / file_name(mammogram.image, recipe.quality), prepared.file)
     # Written, not mapped: on a full disk a write raises OSError, a mapped page kills the process
     with open(store, "rb+") as file:
-        file.seek(place)
+        file.seek(offset + number * prepared.pixels.nbytes)
         file.write(prepared.pixels.data)
+    hashes = prepared.stored_sha256, prepared.sha256
+    return Row(mammogram.image, number, *hashes, *prepared.crop.box), prepared.crop
 
 
 def mean_aspect(rows: Sequence[Row]) -> float:

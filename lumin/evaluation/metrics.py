@@ -11,7 +11,6 @@ What the data leave undefined is nan: the AUC of one class, the interval of one 
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 from sklearn.metrics import average_precision_score, recall_score
 from sklearn.utils import check_array
 
@@ -22,10 +21,9 @@ UNDEFINED = float("nan")
 # ---- input checks and counting -------------------------------------------------------------------
 
 
-def finite(values: ArrayLike, at_least: int = 1) -> Array:
-    """Anything -> float array of at least so many finite numbers."""
-    anything = {"ensure_2d": False, "allow_nd": True, "ensure_min_samples": at_least}
-    return check_array(np.atleast_1d(values), dtype=np.float64, **anything)
+def finite(values: ArrayLike) -> Array:
+    """Anything -> float array of one finite number or more."""
+    return check_array(np.atleast_1d(values), dtype=np.float64, ensure_2d=False, allow_nd=True)
 
 
 def binary(values: ArrayLike) -> Array:
@@ -56,15 +54,15 @@ def count(images: Array, weights: Array | None) -> Array:
 # ---- metrics -------------------------------------------------------------------------------------
 
 
-def decide(scores: ArrayLike, threshold: float = 0.5) -> NDArray[np.int64]:
-    """(..., n) scores -> (..., n) predicted classes: 1 above the threshold, 0 at it or below.
+def decide(scores: ArrayLike) -> NDArray[np.int64]:
+    """(..., n) scores -> (..., n) predicted classes: 1 above .5, 0 at it or below.
 
-    At .5 this is the argmax of two outputs whose first is class 0.
+    This is the argmax of two outputs whose first is class 0.
 
     >>> decide([0.2, 0.5, 0.7])
     array([0, 0, 1])
     """
-    return (finite(scores) > threshold).astype(np.int64)
+    return (finite(scores) > 0.5).astype(np.int64)
 
 
 def f1(labels: ArrayLike, predicted: ArrayLike, weights: Array | None = None) -> Array:
@@ -113,20 +111,17 @@ def auc(labels: ArrayLike, scores: ArrayLike, weights: Array | None = None) -> A
     0.875
     """
     labels, scores = binary(labels), finite(scores)
-    same_images(labels, scores)
-    positive, negative = labels == 1, labels == 0
-    if weights is None:
-        ranks = stats.rankdata(scores, axis=-1)[..., positive].sum(-1)
-        won = ranks - positive.sum() * (positive.sum() + 1) / 2
-        return ratio(won, positive.sum() * negative.sum(), UNDEFINED)
-    same_images(labels, weights)
-    wins = np.heaviside(scores[..., positive, None] - scores[..., None, negative], 0.5)
-    won = ((weights[:, positive] @ wins) * weights[:, negative]).sum(-1)
-    return ratio(won, weights[:, positive].sum(-1) * weights[:, negative].sum(-1), UNDEFINED)
+    drawn = np.ones((1, labels.size)) if weights is None else weights
+    same_images(labels, scores, drawn)
+    positive, negative = drawn[:, labels == 1], drawn[:, labels == 0]
+    wins = np.heaviside(scores[..., labels == 1, None] - scores[..., None, labels == 0], 0.5)
+    won = ((positive @ wins) * negative).sum(-1)
+    areas = ratio(won, positive.sum(-1) * negative.sum(-1), UNDEFINED)
+    return areas[..., 0] if weights is None else areas
 
 
-def operating(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> dict[str, float]:
-    """(n,), (n,) -> what else is asked of a classifier, at a threshold and over all.
+def operating(labels: ArrayLike, scores: ArrayLike) -> dict[str, float]:
+    """(n,), (n,) -> what else is asked of a classifier, at .5 and over all.
 
     sensitivity and specificity (nan where their class is absent), balanced accuracy (their mean),
     average precision (sum of precision x step in recall, no interpolation; nan without class 1)
@@ -138,7 +133,7 @@ def operating(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> d
     """
     labels, scores = binary(labels), finite(scores)
     same_images(labels, scores)
-    decided = {"y_true": labels, "y_pred": decide(scores, threshold), "zero_division": UNDEFINED}
+    decided = {"y_true": labels, "y_pred": decide(scores), "zero_division": UNDEFINED}
     sensitivity = float(recall_score(**decided))
     specificity = float(recall_score(**decided, pos_label=0))
     precision = float(average_precision_score(labels, scores)) if labels.any() else UNDEFINED

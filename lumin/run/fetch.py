@@ -1,5 +1,7 @@
 """CMMD for a study: downloaded where its data folder has none, or a download that is not done."""
 
+import shutil
+
 from lumin.cmmd import clinical, download
 from lumin.data.headers import list_files
 from lumin.run import manifest
@@ -10,14 +12,15 @@ from lumin.run.study import Study
 def fetch_cmmd(study: Study) -> None:
     """Download what the data folder lacks of CMMD, after saying how much that is."""
     folder = study.data
-    lacking, size, free = download.plan(folder)
+    lacking = download.incomplete(folder)
+    size, free = sum(lacking.values()), shutil.disk_usage(download.existing(folder)).free
     study.screen.say(
-        f"CMMD into {folder}: {lacking} series are missing, {size / 1e9:.1f} GB; "
+        f"CMMD into {folder}: {len(lacking)} series are missing, {size / 1e9:.1f} GB; "
         f"{free / 1e9:.0f} GB are free. At 20 MB/s that takes {size / 20e6 / 60:.0f} minutes; "
         f"stopped, it goes on where it was.\n\n{download.LICENCE}"
     )
     with study.screen.bar("Bytes of CMMD") as progress:
-        download.download(folder, progress)
+        download.download(folder, lacking, progress)
     if not study.sheet:
         clinical.download_sheet(folder)
 

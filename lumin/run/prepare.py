@@ -14,7 +14,7 @@ from lumin.data.cohort import Cohort, read_cohort
 from lumin.data.headers import Listing, list_files
 from lumin.data.mammogram import Mammogram, cohort_csv
 from lumin.data.sheet import find_sheet
-from lumin.data.split import identical
+from lumin.data.split import grouped
 from lumin.data.store import build_store, file_name, mean_aspect
 from lumin.errors import UserError
 from lumin.evaluation.markdown import as_json
@@ -76,11 +76,11 @@ def images(study: Study, listing: Listing) -> Files:
         stored = build_store(found.mammograms, study.out, study.recipe, cores(), progress)
     rows, doubtful = [row for row, _ in stored], crops.doubts_of(stored)
     found.flow["mean aspect of the crops"] = mean_aspect(rows)
-    groups = identical(found.mammograms, rows)
+    found = found._replace(mammograms=grouped(found.mammograms, rows))
     names = [file_name(m.image, study.recipe.quality) for m in found.mammograms]
     files = dict.fromkeys(["images.npy", "images.csv", *names])
     files |= {
-        "cohort.csv": cohort_csv(found.mammograms, groups),
+        "cohort.csv": cohort_csv(found.mammograms),
         "flow.json": as_json(found.flow),
         "crops.csv": crops.crops_csv(doubtful),
     }
@@ -92,15 +92,16 @@ def images(study: Study, listing: Listing) -> Files:
     }
     remake(study.out, Stage("sources", (), {}, lambda: sources, part="unverified"))
     note(study.out, "prepare", cost(time.perf_counter() - started, len(rows)))
-    report(study, found, groups, doubtful)
+    report(study, found, doubtful)
     return files
 
 
-def report(study: Study, found: Cohort, groups: dict[str, str], doubtful: Doubts) -> None:
+def report(study: Study, found: Cohort, doubtful: Doubts) -> None:
     """Say what came in, what was corrected, what is odd, and which patients share images."""
     lines = [", ".join(f"{name} {value:g}" for name, value in found.flow.items())]
     lines = [f"{lines[0]} (the paper's {ASPECT:.2f}).", *found.notes]
     lines += crops.in_words(found.mammograms, doubtful)
+    groups = {m.patient: m.group for m in found.mammograms}
     for group in sorted({group for patient, group in groups.items() if patient != group}):
         tied = " = ".join(patient for patient in sorted(groups) if groups[patient] == group)
         lines.append(f"Identical images tie patients together: {tied}.")

@@ -1,16 +1,13 @@
 """The negative control: a subtype that no picture can tell, in a cohort otherwise the same."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 
 from lumin.data.mammogram import Mammogram, Mammograms, Roles
 from lumin.exact import seed
 
 
-def shuffled(
-    mammograms: Mammograms, groups: Mapping[str, str], roles: Roles, study_seed: int
-) -> list[Mammogram]:
-    """Records, each patient's group and role -> the records, the subtype permuted among patients.
+def shuffled(mammograms: Mammograms, roles: Roles, study_seed: int) -> list[Mammogram]:
+    """Records and each patient's role -> the records, the subtype permuted among patients.
 
     What moves is a patient's, or that of all patients who are tied by identical images, and it
     stays within the test set or the fold. It moves between equally many breasts and views, so every
@@ -21,7 +18,7 @@ def shuffled(
     given = {}
     for m in mammograms:
         if m.luminal is not None:
-            views[groups[m.patient]][m.patient, m.laterality] += 1
+            views[m.group][m.patient, m.laterality] += 1
             given[m.patient, m.laterality] = {"subtype": m.subtype, "luminal": m.luminal}
     alike = defaultdict(list)  # role and views of each breast -> groups
     for group in sorted(views):

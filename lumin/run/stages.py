@@ -74,12 +74,12 @@ def split_stage(study: Study) -> Stage:
 
 def make_split(study: Study) -> dict[str, str]:
     """cohort.csv and the seed -> the split files and seeds.csv."""
-    mammograms, groups = read_cohort_csv(study.out / "cohort.csv")
+    mammograms = read_cohort_csv(study.out / "cohort.csv")
     files = {}
     for name in ("", *own_splits(study)):
         drawn = seed(study.seed, "split", name) if name else study.seed
-        roles, notes = split.split(mammograms, groups, drawn, study.recipe.test_share)
-        files[split_file(name)] = split.split_csv(roles, groups)
+        roles, notes = split.split(mammograms, drawn, study.recipe.test_share)
+        files[split_file(name)] = split.split_csv(mammograms, roles)
         for note in notes:
             study.screen.say(f"Split: {note}")
     lines = ["task,fold,seed\n"]
@@ -100,10 +100,10 @@ def split_file(name: str) -> str:
 
 def read_mammograms(study: Study) -> list[Mammogram]:
     """cohort.csv -> the records; in the negative control with a permuted subtype."""
-    mammograms, groups = read_cohort_csv(study.out / "cohort.csv")
+    mammograms = read_cohort_csv(study.out / "cohort.csv")
     if not any(task.shuffled for task in study.tasks.values()):
         return mammograms
-    return shuffled(mammograms, groups, split.read_split_csv(study.out / "split.csv"), study.seed)
+    return shuffled(mammograms, split.read_split_csv(study.out / "split.csv"), study.seed)
 
 
 def training_seed(study: Study) -> int:

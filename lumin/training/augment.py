@@ -4,17 +4,13 @@ Flip, AugMix and histogram equalization work on (H, W) uint8, erasing on the nor
 paper's order. The reference is torchvision.transforms.v2 on the one-channel uint8 image with its
 defaults, one image at a time.
 
-A change of grey levels is a table of 256 entries, and several in a row are one table still: the
-pixels are touched only where a chain moves them, sharpens them, or ends. All parameters are known
-on the CPU and reach the device as scalars, so no step waits for it. On one device an image's bytes
-do not depend on the images beside it.
+All parameters are known on the CPU and reach the device as scalars, so no step waits for it. On one
+device an image's bytes do not depend on the images beside it.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -33,10 +29,6 @@ SCALE, RATIO, ATTEMPTS = (0.02, 0.33), (0.3, 3.3), 10
 # Random numbers of a sample: which augmentations; weights of AugMix's chains; their depths;
 # operation, magnitude and sign of each step; area, ratio, top and left of each box to erase
 UNIFORM = 4, 3, 3, 3 * 3 * DEPTH, 4 * ATTEMPTS
-
-# Operations that need the pixels themselves; all others are a table of grey levels
-MOVING = {"ShearX", "ShearY", "Rotate", "TranslateX", "TranslateY", "Sharpness"}
-WITHOUT_MAGNITUDE = {"AutoContrast", "Equalize"}
 
 Step = tuple[str, float]  # AugMix operation and its magnitude, with its sign
 Chain = tuple[Step, ...]  # one to three Steps
@@ -64,7 +56,6 @@ class Draws:
 # ---- random parameters ---------------------------------------------------------------------------
 
 
-@lru_cache
 def operations(height: int, width: int) -> tuple[tuple[str, tuple[float, ...], bool], ...]:
     """Image size -> AugMix's operations: name, magnitudes of severity 3, signed (torchvision)."""
 
@@ -149,7 +140,7 @@ def boxes(uniform: np.ndarray, height: int, width: int) -> np.ndarray:
     return first.astype(int) * fits.any(axis=1, keepdims=True)
 
 
-# ---- grey levels: histograms and tables ----------------------------------------------------------
+# ---- grey levels ---------------------------------------------------------------------------------
 
 
 def histogram(image: Tensor) -> Tensor:
@@ -174,35 +165,23 @@ def levels(device: torch.device) -> Tensor:
     return torch.arange(256, dtype=torch.uint8, device=device)
 
 
-def equalization(counts: Tensor) -> Tensor:
-    """(256,) counts -> (256,) uint8 table that equalizes, rounded as ImageOps.equalize does."""
+def equalized(image: Tensor) -> Tensor:
+    """(H, W) uint8 -> its histogram equalized, rounded as ImageOps.equalize does."""
+    counts = histogram(image)
     cumulative = counts.cumsum(0)
     without_brightest = cumulative.masked_fill(cumulative == cumulative[-1], 0).amax()
     step = without_brightest // 255
     table = ((cumulative - counts + step // 2) // step.clamp(min=1)).clamp(max=255)
     # Step 0: too few pixels or levels, left as it is
-    return torch.where(step > 0, table, levels(counts.device)).to(torch.uint8)
+    table = torch.where(step > 0, table, levels(image.device))
+    return look_up(image, table.to(torch.uint8))
 
 
-def stretched(table: Tensor, counts: Tensor) -> Tensor:
-    """(256,) table, counts before it -> table that stretches the levels to 0 .. 255."""
-    grey = table.float()
-    low = grey.masked_fill(counts == 0, 255).amin()
-    high = grey.masked_fill(counts == 0, 0).amax()
-    scale = (high - low) * (1 / 255)
-    return torch.where(high == low, grey, ((grey - low) / scale).clamp(0, 255)).to(torch.uint8)
-
-
-def contrasted(table: Tensor, counts: Tensor, factor: float) -> Tensor:
-    """(256,) table, counts before it -> table blended with the image's mean grey."""
-    mean = ((table * counts).sum().double() / counts.sum()).float()
-    return table.mul(factor).add_(mean, alpha=1 - factor).clamp_(0, 255).to(torch.uint8)
-
-
-def equalized(table: Tensor, counts: Tensor) -> Tensor:
-    """(256,) table, counts before it -> table that equalizes what comes out of it."""
-    after = ((table[:, None] == levels(table.device)) * counts[:, None]).sum(0)
-    return equalization(after).gather(0, table.long())
+def contrasted(image: Tensor, factor: float) -> Tensor:
+    """(H, W) uint8 -> blended with its mean grey."""
+    mean = (image.sum().double() / image.numel()).float()
+    table = levels(image.device).mul(factor).add_(mean, alpha=1 - factor)
+    return look_up(image, table.clamp_(0, 255).to(torch.uint8))
 
 
 # ---- pixels: what moves or sharpens them ---------------------------------------------------------
@@ -244,8 +223,11 @@ def sharpened(image: Tensor, factor: float) -> Tensor:
     return out.clamp_(0, 255).to(torch.uint8)
 
 
-def moved(image: Tensor, operation: str, magnitude: float) -> Tensor:
-    """(H, W) -> the same after one of the MOVING operations."""
+# ---- AugMix --------------------------------------------------------------------------------------
+
+
+def changed(image: Tensor, operation: str, magnitude: float) -> Tensor:
+    """(H, W) uint8 -> the same after one of the operations."""
     height, width = image.shape
     match operation:
         case "ShearX":  # about the top left corner
@@ -261,53 +243,27 @@ def moved(image: Tensor, operation: str, magnitude: float) -> Tensor:
             return F.pad(image, (0, 0, int(magnitude), -int(magnitude)))
         case "Sharpness":
             return sharpened(image, 1 + magnitude)
-    raise ValueError(operation)
-
-
-# ---- AugMix --------------------------------------------------------------------------------------
-
-
-def regraded(image: Tensor, table: Tensor, operation: str, magnitude: float) -> Tensor:
-    """(256,) table that the image is to go through -> with one more change of grey levels."""
-    match operation:
-        case "AutoContrast":
-            return stretched(table, histogram(image))
-        case "Equalize":
-            return equalized(table, histogram(image))
         case "Contrast":
-            return contrasted(table, histogram(image), 1 + magnitude)
+            return contrasted(image, 1 + magnitude)
+        case "Equalize":
+            return equalized(image)
+        case "AutoContrast":
+            return tv.autocontrast(image[None])[0]
         case "Brightness":
-            return tv.adjust_brightness(table[None, None], 1 + magnitude)[0, 0]
+            return tv.adjust_brightness(image[None], 1 + magnitude)[0]
         case "Posterize":
-            return tv.posterize(table, int(magnitude))
+            return tv.posterize(image, int(magnitude))
         case "Solarize":
-            return tv.solarize(table, 255 * magnitude)
+            return tv.solarize(image, 255 * magnitude)
+        case "Color":  # one channel has none
+            return image
     raise ValueError(operation)
-
-
-def changes_nothing(step: Step) -> bool:
-    """One channel has no colour; magnitude 0 does nothing, but for the two without magnitude."""
-    operation, magnitude = step
-    return operation == "Color" or (magnitude == 0 and operation not in WITHOUT_MAGNITUDE)
-
-
-def is_moving(step: Step) -> bool:
-    """True for what needs the pixels themselves, False for a change of grey levels."""
-    return step[0] in MOVING
 
 
 def chained(image: Tensor, chain: Chain) -> Tensor:
     """(H, W) uint8 -> the same after each step of a chain."""
-    steps = [step for step in chain if not changes_nothing(step)]
-    for moving, row in groupby(steps, is_moving):
-        if moving:
-            for operation, magnitude in row:
-                image = moved(image, operation, magnitude)
-        else:
-            table = levels(image.device)
-            for operation, magnitude in row:
-                table = regraded(image, table, operation, magnitude)
-            image = look_up(image, table)
+    for operation, magnitude in chain:
+        image = changed(image, operation, magnitude)
     return image
 
 
@@ -349,7 +305,7 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
         if chains:
             pictures[i] = augmix(pictures[i], chains, draws.weights[i])
     for i in np.flatnonzero(draws.equalize).tolist():
-        pictures[i] = look_up(pictures[i], equalization(histogram(pictures[i])))
+        pictures[i] = equalized(pictures[i])
     out = normalise(torch.stack(pictures))
     for sample, (top, left, height, width) in zip(out, draws.box.tolist(), strict=True):
         if height:

@@ -15,7 +15,7 @@ from lumin.training.tasks import Task
 class Fold:
     """What one fold of one task learns from and is judged on, as plain values.
 
-    columns    N beginnings of a predictions row: image, patient, laterality, view, role
+    columns    of N images the first of a predictions file: image, patient, laterality, view, role
     targets    (N, outputs) float32 of 0 and 1
     train, validation, test    rows of the image store, whose order is that of the N images
     """
@@ -24,7 +24,7 @@ class Fold:
     number: int
     seed: int
     epochs: int  # at most
-    columns: Sequence[str]
+    columns: Sequence[tuple[str, ...]]
     targets: np.ndarray
     train: np.ndarray
     validation: np.ndarray
@@ -43,7 +43,7 @@ class Fold:
 
     def image(self, row: int) -> str:
         """The SOPInstanceUID of a row of the store."""
-        return self.columns[row].partition(",")[0]
+        return self.columns[row][0]
 
 
 def make_fold(
@@ -55,9 +55,7 @@ def make_fold(
     the same test set. Images without a subtype take no part in a luminal task.
     """
     role = np.array([roles[m.patient] for m in mammograms])
-    columns = []
-    for m in mammograms:
-        columns.append(f"{m.image},{m.patient},{m.laterality},{m.view},{roles[m.patient]}")
+    columns = [(m.image, m.patient, m.laterality, m.view, roles[m.patient]) for m in mammograms]
     used = np.array([not task.luminal or m.luminal is not None for m in mammograms])
     others = [f"fold{k}" for k in range(FOLDS) if k != number]
     train = np.flatnonzero(used & np.isin(role, others))

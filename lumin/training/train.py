@@ -253,5 +253,5 @@ def predictions_csv(fold: Fold, rows: np.ndarray, probabilities: np.ndarray) -> 
     """(n,) rows, (n, outputs) -> the predictions file; 9 digits tell any two float32 apart."""
     lines = []
     for row, values in zip(rows, probabilities, strict=True):
-        lines.append([fold.columns[row], *(f"{value:.9g}" for value in values)])
-    return csv_text(["image,patient,laterality,view,role", *fold.task.outputs], lines)
+        lines.append([*fold.columns[row], *(f"{value:.9g}" for value in values)])
+    return csv_text(["image", "patient", "laterality", "view", "role", *fold.task.outputs], lines)

@@ -216,12 +216,12 @@ def test_the_cleaned_cohort_is_split_in_table_1s_proportions(cmmd):
                 int(b.classification == "Malignant"),
                 (int(b.subtype in LUMINAL) if b.subtype else None),
             )
-            names = {"patient": i.patient, "laterality": i.laterality}
+            names = {"patient": i.patient, "laterality": i.laterality, "group": i.patient}
             records.append(
                 SimpleNamespace(**names, **finding, malignant=malignant, luminal=luminal)
             )
-    made = split(records, {m.patient: m.patient for m in records}, seed=0)
-    test = {(m.patient, m.laterality): m for m in records if made.roles[m.patient] == "test"}
-    assert made.notes == []
+    roles, notes = split(records, seed=0)
+    test = {(m.patient, m.laterality): m for m in records if roles[m.patient] == "test"}
+    assert notes == []
     assert sum(m.malignant for m in test.values()) in (131, 132)
     assert sum(m.luminal == 1 for m in test.values()) in (52, 53)

@@ -37,7 +37,7 @@ def download_from(endpoint, folder, progress=quiet):
     """What a data folder lacks of the small CMMD, from a server."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(download, "ENDPOINT", endpoint)
-        download.download(folder, progress)
+        download.download(folder, download.incomplete(folder), progress)
 
 
 def uid(patient):
@@ -248,10 +248,10 @@ def test_manifest_is_the_public_index():
     ]
 
 
-def test_plan_of_a_folder_that_is_not_there_makes_none(tmp_path):
-    lacking, needed, free = download.plan(tmp_path / "a/b")
-    assert (lacking, needed) == (1775, 22_861_926_932)
-    assert free > 0
+def test_what_a_folder_lacks_that_is_not_there_is_all_and_makes_none(tmp_path):
+    lacking = download.incomplete(tmp_path / "a/b")
+    assert (len(lacking), sum(lacking.values())) == (1775, 22_861_926_932)
+    assert download.existing(tmp_path / "a/b") == tmp_path
     assert not (tmp_path / "a").exists()
 
 
@@ -270,7 +270,7 @@ def test_whole_download(bucket, tmp_path):
     assert "10.7937/tcia.eqde-4b16" in (folder / "LICENCE.txt").read_text()
     verdict = json.loads((folder / "VERIFIED.json").read_text())
     assert verdict["bytes"] == total
-    assert download.plan(folder)[:2] == (0, 0)
+    assert download.incomplete(folder) == {}
     assert not (folder / ".download").exists()
 
 
@@ -295,13 +295,13 @@ def test_a_copy_in_another_layout_is_used_and_only_the_rest_is_fetched(bucket, t
         place = f"manifest-1/CMMD/{patient}/07-18-2010-NA-79377/{series[:5]}/1-{number}.dcm"
         exact.write(data / (f"{number:08}.dcm" if layout == "flat" else place), body)
     copied = tree(data)
-    assert download.plan(data)[:2] == (0, 0)
+    assert download.incomplete(data) == {}
     download_from("http://127.0.0.1:9", data)  # nobody is there
     assert (data / "VERIFIED.json").exists()
     (data / "VERIFIED.json").unlink()
     lost = next(path for path in data.rglob("*.dcm") if b"D1-0002" in path.read_bytes())
     lost.unlink()
-    assert download.plan(data)[0] == 1
+    assert len(download.incomplete(data)) == 1
     download_from(bucket.url, data)
     fetched = tree(data).keys() - copied.keys()
     assert {path.split("/")[0] for path in fetched} == {"D1-0002"}
@@ -365,7 +365,9 @@ from lumin.cmmd import download
 signal.signal(signal.SIGINT, signal.default_int_handler)
 download.MANIFEST, download.WORKERS = Path(sys.argv[1]), 2
 download.ENDPOINT = sys.argv[3]
-download.download(Path(sys.argv[2]), lambda done, total: print(done, flush=True))
+folder = Path(sys.argv[2])
+lacking = download.incomplete(folder)
+download.download(folder, lacking, lambda done, total: print(done, flush=True))
 """
 
 

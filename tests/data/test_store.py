@@ -598,8 +598,7 @@ def build(mammograms, out, jobs=1):
     return store.build_store(mammograms, out, SMALL, jobs, lambda done, total: None)
 
 
-def test_the_store_is_the_decoded_jpegs_in_the_order_given(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "BATCH", 2)
+def test_the_store_is_the_decoded_jpegs_in_the_order_given(tmp_path):
     mammograms = cohort(tmp_path / "data")[::-1]
     steps = []
     stored = store.build_store(
@@ -614,7 +613,7 @@ def test_the_store_is_the_decoded_jpegs_in_the_order_given(tmp_path, monkeypatch
         np.testing.assert_array_equal(pixels_of[row], pixels)
         assert line.sha256 == hashlib.sha256(pixels.tobytes()).hexdigest()
         assert line[4:] == crop.box == reference_box(breast(seed=4 - row))
-    assert steps == [(2, 5), (4, 5), (5, 5)]
+    assert steps == [(done, 5) for done in (1, 2, 3, 4, 5)]
     assert mammogram.read_images_csv(tmp_path / "out/images.csv") == [line for line, _ in stored]
     first = (tmp_path / "out/images.csv").read_text().splitlines()[0]
     assert first == "image,row,stored_sha256,sha256,top,left,height,width"
@@ -697,11 +696,13 @@ def test_groups_follow_chains_of_identical_images():
         ("5", "A", "z"),
         ("6", "E", "w"),
     ]
-    mammograms = [Mammogram(image, patient, Path()) for image, patient, _ in tied]
+    about = ("L", "CC", "50", 0, 1, 0, "", None)
+    mammograms = [mammogram.Mammogram(image, patient, *about) for image, patient, _ in tied]
     rows = [row(image, stored) for image, _, stored in tied]
     expected = {"A": "A", "B": "B", "C": "B", "D": "B", "E": "E"}
-    assert split.identical(mammograms, rows) == expected
-    assert split.identical(mammograms[::-1], rows[::-1]) == expected
+    assert {m.patient: m.group for m in split.grouped(mammograms, rows)} == expected
+    backwards = split.grouped(mammograms[::-1], rows[::-1])
+    assert {m.patient: m.group for m in backwards} == expected
 
 
 def test_mean_aspect():

@@ -47,7 +47,7 @@ for i in range(60):
         about = (f"{i}.{view}", f"D2-{i:04d}", "L", view, str(30 + i))
         labels = i % 2, 1 - i % 2, 1, "Luminal A", int(i % 3 > 0)
         images.append(Mammogram(*about, *labels, group=about[1]))
-roles, _ = split(images, {m.patient: m.patient for m in images}, 0, 0.4)
+roles, _ = split(images, 0, 0.4)
 for task in tasks_of("table2b"):
     (out / f"predictions/{task}").mkdir(parents=True)
     for fold in range(5):

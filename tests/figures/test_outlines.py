@@ -171,7 +171,7 @@ def test_the_corrections_are_those_that_a_cohort_lacks(
     tmp_path, monkeypatch, cohort, cleaned, shown
 ):
     flipped = record("D1-0999", "L")
-    (tmp_path / "cohort.csv").write_text(cohort_csv([flipped], {"D1-0999": "D1-0999"}))
+    (tmp_path / "cohort.csv").write_text(cohort_csv([flipped]))
     image = predicted()._replace(mammogram=flipped)
     monkeypatch.setattr(gallery, "read_predicted", lambda out, mammograms: [image])
     known = {("D1-0999", side, "MLO"): [Outline(side, SQUARE)] for side in "LR"}

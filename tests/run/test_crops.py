@@ -93,7 +93,7 @@ class Heard(Quiet):
 
 def mammogram(number, path=None):
     labels = (0, 1, 1, "", None)
-    return Mammogram(f"1.{number}", f"D1-{number:04}", "L", "CC", "50", *labels, path)
+    return Mammogram(f"1.{number}", f"D1-{number:04}", "L", "CC", "50", *labels, path=path)
 
 
 def test_they_are_counted_and_the_first_are_named():

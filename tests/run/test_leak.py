@@ -9,13 +9,12 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache
 from itertools import combinations, count, product
-from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import SHARED, cmmd
+from conftest import SHARED, cmmd, tie
 from studies import divide, tiny_study
 
 from lumin import exact
@@ -90,14 +89,13 @@ def copy():
                 images += 2 * [
                     SimpleNamespace(patient=f"P{number:04d}", laterality=laterality, **labels)
                 ]
-    groups = {m.patient: m.patient for m in images}
-    return images, groups | {"P0400": "P0001", "P1735": "P0937"}
+    return tie(images, {"P0400": "P0001", "P1735": "P0937"})
 
 
 def as_record(row, m, view):
     """What the split knows of an image -> a record of cohort.csv."""
-    labels = (int(m.calcification), int(m.mass), m.malignant, "", m.luminal)
-    return Mammogram(f"1.2.{row}", m.patient, m.laterality, view, "50", *labels, Path())
+    labels = (int(m.calcification), int(m.mass), m.malignant, "", m.luminal, m.group)
+    return Mammogram(f"1.2.{row}", m.patient, m.laterality, view, "50", *labels)
 
 
 class Divided(NamedTuple):
@@ -116,9 +114,9 @@ class Divided(NamedTuple):
 @cache
 def divided(name, folder, alternative=""):
     out = folder / f"leak {name} {alternative}"
-    images, groups = cmmd() if name == "CMMD" else copy()
+    images = cmmd() if name == "CMMD" else copy()
     records = [as_record(row, m, ("CC", "MLO")[row % 2]) for row, m in enumerate(images)]
-    exact.write(out / "cohort.csv", mammogram.cohort_csv(records, groups))
+    exact.write(out / "cohort.csv", mammogram.cohort_csv(records))
     exact.write(out / "images.csv", "")
     recipe = Recipe(weights="random")
     study = replace(tiny_study(out, out), recipe=recipe, alternative=alternative)
@@ -126,6 +124,7 @@ def divided(name, folder, alternative=""):
     every = stages.all_trainings(study)
     assert len(every) == 25
     trainings = {(t.fold.task.name, t.fold.number): t for t in every}
+    groups = {m.patient: m.group for m in records}
     return Divided(name, study, records, groups, trainings)
 
 
@@ -219,7 +218,7 @@ def test_identical_images_are_in_one_part(either):
 def test_predictions_name_the_part_that_an_image_is_in(either):
     for training in either.trainings.values():
         fold = training.fold
-        roles = np.array([line.rsplit(",", 1)[1] for line in fold.columns])
+        roles = np.array([columns[-1] for columns in fold.columns])
         assert set(roles[fold.test]) == {"test"}
         assert set(roles[fold.validation]) == {f"fold{fold.number}"}
         assert set(roles[fold.train]) == {f"fold{k}" for k in FOLDS if k != fold.number}

@@ -14,7 +14,7 @@ def breast(patient, side, subtype, views=("CC", "MLO")):
     """Its images; without a subtype if that is empty."""
     luminal = int(subtype.startswith("Luminal")) if subtype else None
     about = ("50", 0, 1, 1, subtype, luminal)
-    return [Mammogram(f"{patient}.{side}.{v}", patient, side, v, *about) for v in views]
+    return [Mammogram(f"{patient}.{side}.{v}", patient, side, v, *about, patient) for v in views]
 
 
 def cohort(patients=240):
@@ -29,8 +29,8 @@ def cohort(patients=240):
         images += breast(patient, "L", "" if i % 7 == 3 else SUBTYPES[i % 4], views)
         if i % 10 == 0:
             images += breast(patient, "R", SUBTYPES[i // 10 % 4], views)
-    groups = {patient: patient for patient in roles} | {"p001": "p000"}
-    return images, groups, roles
+    images = [m._replace(group="p000") if m.patient == "p001" else m for m in images]
+    return images, roles
 
 
 def counted(images, roles):
@@ -38,16 +38,16 @@ def counted(images, roles):
 
 
 def test_every_role_keeps_its_images_of_each_subtype():
-    images, groups, roles = cohort()
-    found = shuffled(images, groups, roles, 0)
+    images, roles = cohort()
+    found = shuffled(images, roles, 0)
     assert counted(found, roles) == counted(images, roles)
     changed = [a.image for a, b in zip(images, found, strict=True) if a.subtype != b.subtype]
     assert len(changed) > len(images) / 2
 
 
 def test_nothing_but_the_subtype_moves_and_both_views_get_the_same():
-    images, groups, roles = cohort()
-    found = shuffled(images, groups, roles, 0)
+    images, roles = cohort()
+    found = shuffled(images, roles, 0)
     of_breast = defaultdict(set)
     for before, after in zip(images, found, strict=True):
         assert before._replace(subtype="", luminal=None) == after._replace(subtype="", luminal=None)
@@ -60,30 +60,30 @@ def test_nothing_but_the_subtype_moves_and_both_views_get_the_same():
 
 def test_patients_with_identical_images_stay_together():
     """Two tied pairs of equal answers, one luminal and one not: they change places or neither."""
-    images, groups, roles = [], {}, {}
+    images, roles = [], {}
     for patient, group, subtype in (
         ("a1", "a1", "Luminal A"),
         ("a2", "a1", "Luminal A"),
         ("b1", "b1", "HER2-enriched"),
         ("b2", "b1", "HER2-enriched"),
     ):
-        images += breast(patient, "L", subtype)
-        groups[patient], roles[patient] = group, "test"
+        images += [m._replace(group=group) for m in breast(patient, "L", subtype)]
+        roles[patient] = "test"
     seen = set()
     for seed in range(20):
-        found = {m.patient: m.subtype for m in shuffled(images, groups, roles, seed)}
+        found = {m.patient: m.subtype for m in shuffled(images, roles, seed)}
         assert found["a1"] == found["a2"] != found["b1"] == found["b2"]
         seen.add(found["a1"])
     assert len(seen) == 2
 
 
 def test_the_order_is_of_seed_and_names_alone():
-    images, groups, roles = cohort()
-    subtypes = {m.image: m.subtype for m in shuffled(images, groups, roles, 0)}
-    again = shuffled(images[::-1], groups, roles, 0)
+    images, roles = cohort()
+    subtypes = {m.image: m.subtype for m in shuffled(images, roles, 0)}
+    again = shuffled(images[::-1], roles, 0)
     single = [m for m in again if not m.patient.endswith("0")]  # of one breast
     assert all(subtypes[m.image] == m.subtype for m in single)
-    other = {m.image: m.subtype for m in shuffled(images, groups, roles, 1)}
+    other = {m.image: m.subtype for m in shuffled(images, roles, 1)}
     assert other != subtypes
 
 
@@ -93,8 +93,8 @@ def test_every_order_is_as_likely():
     images, names = [], ("p", "q", "r")
     for name, subtype in zip(names, ("Luminal A", "HER2-enriched", "triple negative"), strict=True):
         images += breast(name, "L", subtype)
-    groups, roles = {n: n for n in names}, dict.fromkeys(names, "fold0")
+    roles = dict.fromkeys(names, "fold0")
     luminal = Counter()
     for seed in range(3000):
-        luminal += Counter({m.patient for m in shuffled(images, groups, roles, seed) if m.luminal})
+        luminal += Counter({m.patient for m in shuffled(images, roles, seed) if m.luminal})
     assert all(abs(count - 1000) < 110 for count in luminal.values())  # 4 SD of a binomial

@@ -150,9 +150,7 @@ def test_an_operation_equals_torchvision_at_full_size(step):
 
 @pytest.mark.parametrize("first", [name for name, _, _ in SPACE if name not in INTERPOLATING])
 def test_operations_in_a_row_equal_torchvision(first):
-    """Tables, the histograms behind them, and pixels must hand over to each other in every
-    order.
-    """
+    """Each starts from what the one before it made, in every order."""
     images = pictures(40, 31)
     last = {name: values[2] for name, values, _ in augment.operations(40, 31)}
     between = by_torchvision(images, first, last[first])
@@ -177,8 +175,8 @@ def test_warp_by_hand():
         image, (1, 0, 0.5, 0, 1, 0)
     )  # each from half a pixel to its right; 15, 25 round to even
     assert half.tolist() == [[5, 15, 25, 15], [45, 55, 65, 35], [85, 95, 105, 55]]
-    assert augment.moved(image, "TranslateX", -1.9)[0].tolist() == [10, 20, 30, 0]
-    assert augment.moved(image, "TranslateY", 1.0).tolist() == [
+    assert augment.changed(image, "TranslateX", -1.9)[0].tolist() == [10, 20, 30, 0]
+    assert augment.changed(image, "TranslateY", 1.0).tolist() == [
         [0, 0, 0, 0],
         [0, 10, 20, 30],
         [40, 50, 60, 70],
@@ -192,7 +190,7 @@ def test_histogram_and_equalization(device):
     for image in images:
         counts = augment.histogram(image)
         assert counts.tolist() == np.bincount(image.cpu().numpy().ravel(), minlength=256).tolist()
-        equal.append(augment.look_up(image, augment.equalization(counts)).cpu())
+        equal.append(augment.equalized(image).cpu())
     for image, ours in zip(images.cpu(), equal, strict=True):
         assert ours.equal(tv.equalize(image[None])[0])
         assert np.array_equal(ours, ImageOps.equalize(Image.fromarray(image.numpy())))
@@ -206,7 +204,7 @@ def test_equalization_leaves_images_alone_that_are_too_small_or_flat():
         torch.full((50, 50), 9, dtype=torch.uint8),
         torch.arange(100, dtype=torch.uint8).view(10, 10),
     ):
-        assert augment.look_up(image, augment.equalization(augment.histogram(image))).equal(image)
+        assert augment.equalized(image).equal(image)
 
 
 # ---- the whole of it -----------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def test_key_files_and_columns():
     fold = fold_of("luminal-transfer", 3, ["fold0", "fold3", "test", "fold1"])
     assert fold.key == (7, "luminal-transfer", 3)
     assert fold.epochs == DEMO.luminal_epochs
-    assert fold.columns[2] == "1.c,c,L,CC,test"
+    assert fold.columns[2] == ("1.c", "c", "L", "CC", "test")
     assert fold.image(2) == "1.c"
     assert fold.files == (
         "weights/luminal-transfer/fold3.safetensors",

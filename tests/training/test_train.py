@@ -65,12 +65,13 @@ def training(folder, name="benign-malignant", epochs=1, **more):
         "non_luminal": number % 4 == 0,
         "luminal": number % 4 != 0,
     }
+    roles = ["test" if i >= 28 else "fold2" for i in number]
     values = {
         "task": task,
         "number": 2,
         "seed": 7,
         "epochs": epochs,
-        "columns": [f"1.2.{i},D1-{i:04d},L,CC,{'test' if i >= 28 else 'fold2'}" for i in number],
+        "columns": [(f"1.2.{i}", f"D1-{i:04d}", "L", "CC", roles[i]) for i in number],
         "targets": np.stack([columns[output] for output in task.outputs], 1).astype(np.float32),
         "train": number[:24],
         "validation": number[24:28],
