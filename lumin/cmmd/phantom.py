@@ -136,12 +136,19 @@ def lesions_of(images: Sequence[Image], size: str, seed: int) -> bytes:
 
 
 def draw(folder: Path, images: list[Image], size: str, seed: int, textures: NDArray) -> int:
-    """Write what is missing of one patient's files -> how many the patient has."""
+    """Write what is missing of one patient's files, each whole -> how many the patient has.
+
+    Unlike exact.write, it does not wait for the disk: a file that a power failure cut short has
+    the wrong size, which `complete` notices.
+    """
     for image in images:
         path = folder / image.path
         if not path.exists():
             pixels = render(image.drawn, image.view, size, seed, textures)
-            exact.write(path, dicom_of(image, pixels, SPACING * SIZES[size][0]))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f".{path.name}.part")
+            part.write_bytes(dicom_of(image, pixels, SPACING * SIZES[size][0]))
+            part.replace(path)
     return len(images)
 
 
