@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from lumin.data.mammogram import read_images_csv
-from lumin.exact import digest, sha256
+from lumin.exact import digest
 from lumin.run import manifest
-from lumin.run.findings import Finding, differing, in_order, recorded, some
+from lumin.run.findings import Finding, in_order, recorded, some
 from lumin.run.make import Stage
 
 # What a sender may leave out: as a whole or not at all
@@ -71,7 +71,8 @@ def hashes(out: Path) -> list[Finding]:
             findings.append(Finding(stage, "", what, None))
         wrong = []
         for name in here:
-            wrong += [Finding(stage, name, what, False) for what in altered(out, name, entry)]
+            if what := manifest.altered(out, name, entry["files"][name]):
+                wrong.append(Finding(stage, name, what, False))
         wrong += [Finding(stage, name, what, False) for name, what in origins(entry, known)]
         if digest(found["stacks"].get(entry["stack"]))[:12] != entry["stack"]:
             what = "its stack is missing or was altered"
@@ -86,30 +87,6 @@ def hashes(out: Path) -> list[Finding]:
 def present(out: Path, part: str) -> bool:
     """Is there such a file, or a folder with anything in it?"""
     return (out / part).is_file() or any(path.is_file() for path in (out / part).rglob("*"))
-
-
-def altered(out: Path, name: str, entry: Mapping) -> Iterator[str]:
-    """What is wrong with one file of a stage: outside the folder, missing, altered."""
-    path = out / name
-    if not path.resolve().is_relative_to(out.resolve()):
-        yield "lies outside the outputs folder"
-    elif not path.is_file():
-        yield "is missing"
-    else:
-        if sha256(path) != entry["files"][name]:
-            yield "is not the recorded file: its SHA-256 is another"
-        if name.endswith(".safetensors"):
-            yield from tensors(path, entry.get("tensors", {}).get(name, {}))
-
-
-def tensors(path: Path, expected: Mapping[str, str]) -> Iterator[str]:
-    """Which tensors of a file do not have the recorded hashes, in words; nothing where all have."""
-    try:
-        changed = differing(manifest.tensors(path), expected)
-        if changed:
-            yield f"other tensors: {some(changed)}"
-    except Exception as error:  # whatever a damaged file may hold
-        yield f"holds no readable tensors ({error})"
 
 
 def origins(entry: Mapping, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:

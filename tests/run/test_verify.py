@@ -155,8 +155,6 @@ def rehash(out: Path, stage: str, name: str) -> None:
 
     def change(found: dict) -> None:
         found["stages"][stage]["files"][name] = exact.sha256(out / name)
-        if name.endswith(".safetensors"):
-            found["stages"][stage]["tensors"][name] = manifest.tensors(out / name)
 
     edit(out, change)
 
@@ -364,14 +362,6 @@ def test_a_folder_sent_without_images_and_weights(copy):
     assert all("not here, so not checked" in what for what in said)
     flip(copy.out / "predictions/luminal-transfer/fold0.csv")
     assert "predictions/luminal-transfer/fold0.csv" in wrong(level1(copy))
-
-
-def test_a_tensor_is_named(copy):
-    name = "weights/mlmc/fold0.safetensors"
-    tensors = load_file(copy.out / name)
-    tensors["fc.bias"][0] = np.nextafter(np.float32(0), np.float32(1))
-    save_file(tensors, copy.out / name)
-    assert any(finding.what == "other tensors: fc.bias" for finding in verify.hashes(copy.out))
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -855,7 +845,7 @@ def test_a_fold_trained_again_tells_what_was_changed(changed, tmp_path):
     flip(out / luminal.fold.files[1])
     found = recompute.retrained(luminal, tmp_path / "again")
     assert [(f.file, f.what) for f in found] == [
-        (luminal.fold.files[0], "other tensors: bn1.bias"),
+        (luminal.fold.files[0], "other weights"),
         (luminal.fold.files[1], "other losses"),
     ]
     assert {f.ok for f in found} == {False}
