@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from lumin.exact import sha256, sweep, write
+from lumin.exact import sha256, write
 from lumin.run import manifest
 
 # Whose versions run.json names
@@ -65,7 +65,6 @@ def remake(out: Path, stage: Stage) -> None:
     files = stage.make()
     for name, content in files.items():
         if content is not None:
-            sweep(out / name)
             write(out / name, content)
     stack = {**stage.stack, **{package: version(package) for package in stage.packages}}
     manifest.commit(out, stage.name, files, inputs, stack, stage.part)
@@ -81,6 +80,5 @@ def note(out: Path, stage: str, cost: Mapping[str, float]) -> None:
             "commit": manifest.source(),
             "stages": noted | {stage: cost},
         }
-        sweep(path)
         write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
         manifest.commit(out, "run", ["run.json"], {}, {}, part="unverified")

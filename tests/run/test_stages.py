@@ -199,7 +199,7 @@ def test_what_others_are_at_stays(begun, monkeypatch):
 
 
 def test_what_a_kill_left_of_run_json_goes_with_the_next_note(begun):
-    exact.write(begun.out / ".run.json.k1ll3d.part", "{")
+    exact.write(begun.out / ".run.json.part", "{")
     note(begun.out, "train/mlmc/fold0", {"seconds": 1.0})
     assert hidden(begun.out) == []
 
