@@ -141,14 +141,13 @@ def all_(
     Example: `python repro.py all --demo`
     """
     from lumin.figures.answer import answers
-    from lumin.run import fetch
     from lumin.run.learn import learn
     from lumin.run.options import default_out
-    from lumin.run.prepare import images_and_split
+    from lumin.run.prepare import fetch_cmmd, images_and_split, lacks_cmmd
 
     started = time.perf_counter()
-    if fetching and fetch.lacks_cmmd(study):
-        fetch.fetch_cmmd(study)
+    if fetching and lacks_cmmd(study):
+        fetch_cmmd(study)
     images_and_split(study)
     learn([study], BY_NAME)
     for name in TABLES:
@@ -527,9 +526,9 @@ def download_(study: "Study") -> None:
 
     Example: `python repro.py download --data /scratch/CMMD`
     """
-    from lumin.run import fetch
+    from lumin.run.prepare import fetch_cmmd
 
-    fetch.fetch_cmmd(study)
+    fetch_cmmd(study)
 
 
 @app.command(name="phantom")
