@@ -179,5 +179,5 @@ def share_trainings(study: Study, source: Path) -> None:
         for one in stages.trainings(study, EVERY_FOLD):  # MLMC first: transfer starts from it
             here = all((study.out / name).exists() for name in one.made_from)
             recorded = theirs.get(one.name, {}).get("inputs")
-            if here and one.stale() and recorded == one.stage().inputs(study.out):
+            if here and one.stale(one.out) and recorded == one.inputs(one.out):
                 manifest.adopt(study.out, source, one.name)

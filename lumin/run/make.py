@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +25,6 @@ class Stage:
     settings   what else its files depend on; its version rises when its code changes meaning
     make       () -> its files
     packages   whose versions are recorded with it
-    stack      where it was computed, beside the packages
     part       "stages", or "unverified": listed, but not compared between runs
     quick      verification makes it again: in seconds, from the outputs folder alone
     """
@@ -33,9 +32,8 @@ class Stage:
     name: str
     made_from: tuple[str, ...]
     settings: Mapping[str, object]
-    make: Callable[[], Files]
+    make: Callable[[], Files] = dict
     packages: tuple[str, ...] = ()
-    stack: Mapping[str, object] = field(default_factory=dict)
     part: str = "stages"
     quick: bool = False
 
@@ -49,6 +47,10 @@ class Stage:
     def inputs(self, out: Path) -> dict[str, object]:
         """All that its files depend on: hashes and settings."""
         return {name: sha256(out / name) for name in self.made_from} | dict(self.settings)
+
+    def where(self) -> Mapping[str, object]:
+        """What it is computed with, as the manifest records it."""
+        return {package: version(package) for package in self.packages}
 
 
 def make(out: Path, stage: Stage) -> bool:
@@ -66,8 +68,7 @@ def remake(out: Path, stage: Stage) -> None:
     for name, content in files.items():
         if content is not None:
             write(out / name, content)
-    stack = {**stage.stack, **{package: version(package) for package in stage.packages}}
-    manifest.commit(out, stage.name, files, inputs, stack, stage.part)
+    manifest.commit(out, stage.name, files, inputs, stage.where(), stage.part)
 
 
 def note(out: Path, stage: str, cost: Mapping[str, float]) -> None:

@@ -115,7 +115,12 @@ def _edit(out: Path) -> Iterator[dict]:
 
 
 def commit(
-    out: Path, stage: str, files: Iterable[str], inputs: dict, stack: dict, part: str = "stages"
+    out: Path,
+    stage: str,
+    files: Iterable[str],
+    inputs: Mapping,
+    stack: Mapping,
+    part: str = "stages",
 ) -> None:
     """Enter a finished stage's files (relative to `out`), what they were made from, and where."""
     hashes = {name: sha256(out / name) for name in files}

@@ -132,7 +132,7 @@ def train(
     cost: dict = {}
     try:
         with manifest.claim_folder(one.out, f"{one.fold.task.name}.{one.fold.number}"):
-            if one.stale():
+            if one.stale(one.out):
                 cost = resumable.run(one, say, stop)
     except Busy as error:
         raise Busy(f"{one.name} of {one.out}") from error

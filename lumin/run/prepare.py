@@ -35,7 +35,7 @@ def prepare(study: Study) -> None:
     settings = stages.images_settings(study)
     if recorded and not study.data.exists():
         settings |= {"sheet": recorded["inputs"].get("sheet")}
-        if not Stage("prepare", (), settings, dict).stale(study.out):
+        if not Stage("prepare", (), settings).stale(study.out):
             return study.screen.say(
                 f"Images: as recorded ({study.data} is not here, so no DICOM file is looked at)."
             )

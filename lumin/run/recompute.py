@@ -18,7 +18,6 @@ from lumin.exact import sha256
 from lumin.paper.recipe import PAPER
 from lumin.run import resumable
 from lumin.run.findings import Finding, differing, recorded
-from lumin.run.machine import describe
 from lumin.run.stages import Training
 from lumin.training.network import restore
 from lumin.training.train import Pixels, predict, predictions_csv
@@ -101,7 +100,7 @@ def predicted(found: dict, one: Training) -> Finding:
 def stack_differences(found: dict, one: Training) -> list[str]:
     """In what the recorded stack of a training is not the one it has here."""
     there = found["stacks"].get(found["stages"].get(one.name, {}).get("stack"), {})
-    return differing(there, describe(one.stack))
+    return differing(there, one.where())
 
 
 def largest(a: str, b: str) -> float:
@@ -170,7 +169,7 @@ def unfit(found: dict, one: Training) -> Finding | None:
     if (one.start and not one.start.is_file()) or (named and not one.start):
         name = one.start.name if one.start else one.settings["start"]
         return Finding(one.name, "", f"its starting weights, {name}, are not here", None)
-    changed = differing(found["stages"][one.name]["inputs"], one.stage().inputs(one.out))
+    changed = differing(found["stages"][one.name]["inputs"], one.inputs(one.out))
     if changed:
         what = f"was made from another {', '.join(changed)} than is here"
         return Finding(one.name, "", what, False)

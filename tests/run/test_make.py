@@ -24,7 +24,7 @@ def stage(out):
     def shout():
         return {"split.csv": (out / "cohort.csv").read_text().upper()}
 
-    return Stage("split", ("cohort.csv",), {"seed": 0}, shout, ("scipy",), {"cpu": "any"})
+    return Stage("split", ("cohort.csv",), {"seed": 0}, shout, ("scipy",))
 
 
 def entry(out):
@@ -107,7 +107,7 @@ def test_a_file_that_its_function_has_written_itself_is_entered_as_it_is(out, st
 def test_where_it_was_made_and_by_which_packages_is_entered(out, stage):
     make.make(out, stage)
     stack = manifest.read(out)["stacks"][entry(out)["stack"]]
-    assert stack == {"cpu": "any", "scipy": version("scipy")}
+    assert stack == {"scipy": version("scipy")}
 
 
 def test_what_is_not_compared_between_runs_is_entered_apart(out, stage):

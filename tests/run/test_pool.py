@@ -148,7 +148,7 @@ def on_devices(monkeypatch):
             return {"seconds": 1.5}
 
         monkeypatch.setattr("lumin.run.resumable.run", run)
-        monkeypatch.setattr(Training, "stale", lambda one: "not made yet")
+        monkeypatch.setattr(Training, "stale", lambda one, _: "not made yet")
         wanted = [replace(training(out, "mlmc", fold), stack=stack) for fold in range(count)]
         spread(out, wanted, jobs, backend="threading")
         return [sorted(seen[first : first + jobs]) for first in range(0, count, jobs)]
@@ -238,7 +238,7 @@ def pretended(monkeypatch):
         ran.append(one.name)
         return {"seconds": 1.5}
 
-    def stale(one):
+    def stale(one, _):
         return "" if (one.out / one.fold.files[0]).exists() else "not made yet"
 
     monkeypatch.setattr("lumin.run.resumable.run", run)
@@ -325,7 +325,7 @@ def test_an_error_of_a_training_reaches_the_caller_and_the_others_stay(
     wanted = [training(tmp_path, "mass-calc", epochs=9), training(tmp_path, "mlmc")]
     with pytest.raises(UserError, match="fold 0, epoch 3"):
         spread(tmp_path, wanted)
-    assert not wanted[0].stale()
+    assert not wanted[0].stale(tmp_path)
     assert costs(tmp_path).keys() == {wanted[0].name}, "noted all the same"
     assert not (tmp_path / ".lumin").exists()
 
@@ -367,7 +367,7 @@ def test_a_job_knows_its_folder_in_any_working_directory(tmp_path, monkeypatch):
         return {"seconds": 0.0}
 
     monkeypatch.setattr("lumin.run.resumable.run", run)
-    monkeypatch.setattr(Training, "stale", lambda one: "not made yet")
+    monkeypatch.setattr(Training, "stale", lambda one, _: "not made yet")
     spread(tmp_path, [training(Path("out"), "luminal-transfer")])
     assert there == [(tmp_path / "out", tmp_path / "out/weights/mlmc/fold0.safetensors")]
 
@@ -401,7 +401,7 @@ from studies import training
 def work(caller, folder, seconds):
     print(os.getpid(), flush=True)
     pool.resumable.run = lambda *_: time.sleep(seconds) or {"seconds": seconds}
-    Training.stale = lambda one: "not made yet"
+    Training.stale = lambda one, _: "not made yet"
     pool.run_job({0: training(folder, "mlmc")}, folder, caller, 1)
 seconds = int(sys.argv[2])
 Parallel(2)(delayed(work)(os.getpid(), Path(sys.argv[1]) / str(n), seconds) for n in range(2))
@@ -483,7 +483,7 @@ def test_the_number_of_jobs_changes_no_byte(tmp_path):
         wanted = [training(folder, name) for name in ("mlmc", "luminal-transfer", "mass-calc")]
         noted = spread(folder, wanted, jobs, lambda one, _, said=said: said.add(one.name))
         assert noted.keys() == said == {t.name for t in wanted}
-        assert not any(t.stale() for t in wanted)
+        assert not any(t.stale(t.out) for t in wanted)
         contents.append([outputs(one) for one in wanted])
     assert contents[0] == contents[1]
 

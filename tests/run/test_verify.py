@@ -99,7 +99,7 @@ def finished(prepared) -> Study:
         save_file({"fc.weight": np.float32([[1, 2]]), "fc.bias": bias}, out / weights)
         exact.write(out / history, json.dumps(line) + "\n")
         exact.write(out / predictions, predictions_of(one))
-        inputs, stack = one.stage().inputs(out), describe(study.stack)
+        inputs, stack = one.inputs(out), describe(study.stack)
         manifest.commit(out, one.name, one.fold.files, inputs, stack)
     stages.tabulate(study, "table1")
     make(out, mean_stage(out))
@@ -631,7 +631,7 @@ def judged(prepared, tmp_path) -> Training:
     rows = np.concatenate([fold.test, fold.validation])
     values = predict(fold.task, model, Pixels(one.out / "images.npy", device), rows)
     exact.write(one.out / predictions, predictions_csv(fold, rows, values))
-    inputs = one.stage().inputs(one.out)
+    inputs = one.inputs(one.out)
     manifest.commit(one.out, one.name, fold.files, inputs, describe(one.stack))
     return one
 
@@ -661,7 +661,7 @@ def states(study: Study, table: Stage, predict: bool, retrain: str | None) -> di
 
 def enter(one: Training, table: Stage) -> None:
     """Enter a training's files and make the table anew, as the kit itself does."""
-    inputs = one.stage().inputs(one.out)
+    inputs = one.inputs(one.out)
     manifest.commit(one.out, one.name, one.fold.files, inputs, describe(one.stack))
     assert make(one.out, table)
 
