@@ -14,6 +14,7 @@ PACKAGES = (
     *("torch", "torchvision", "pydicom", "numpy", "scikit-learn", "scipy"),
     *("pillow", "safetensors"),
 )
+WAIT = 1800.0  # seconds to wait for another process to finish with images or a stage
 Files = Mapping[str, bytes | str | None]  # path in the outputs folder -> content; None: written
 
 
@@ -54,10 +55,14 @@ class Stage:
 
 
 def make(out: Path, stage: Stage) -> bool:
-    """Make a stage where it is stale: write its files whole, then enter them. True if it was."""
-    if not stage.stale(out):
-        return False
-    remake(out, stage)
+    """Make a stage where it is stale: write its files whole, then enter them. True if it was.
+
+    One process at a time makes a stage of a folder; what it has made, the next finds up to date.
+    """
+    with manifest.claim_folder(out, patience=WAIT):
+        if not stage.stale(out):
+            return False
+        remake(out, stage)
     return True
 
 

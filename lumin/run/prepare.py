@@ -23,7 +23,7 @@ from lumin.paper.stated import ASPECT, IMAGES
 from lumin.run import crops, manifest, stages
 from lumin.run.crops import Doubts
 from lumin.run.machine import cores, peak_resident
-from lumin.run.make import Files, Stage, make, note, remake
+from lumin.run.make import WAIT, Files, Stage, make, note, remake
 from lumin.run.options import default_data
 from lumin.run.pool import killed_is_interrupted
 from lumin.run.study import Study
@@ -150,10 +150,10 @@ def size(study: Study, count: int) -> float:
 
 def images_and_split(study: Study) -> None:
     """Both, made where they are missing."""
-    with manifest.claim_folder(study.out, patience=stages.WAIT):
+    with manifest.claim_folder(study.out, patience=WAIT):
         prepare(study)
-        if make(study.out, stages.split_stage(study)):
-            study.screen.say("Split: done.")
+    if make(study.out, stages.split_stage(study)):
+        study.screen.say("Split: done.")
     old = stages.outdated(study.out)
     if old:
         study.screen.say(

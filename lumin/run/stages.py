@@ -35,15 +35,13 @@ from lumin.training.tasks import Task
 VERSIONS = {"prepare": 2, "split": 1, "train": 3, "tables": 4}
 # Fields of Recipe that change the images; among the settings only where they are not the usual ones
 IMAGE_CHOICES = {name: getattr(PAPER, name) for name in ("window", "keep_aspect", "quality")}
-WAIT = 1800.0  # seconds to wait for another process to finish with images, split or a table
 
 
-def pipeline(study: Study) -> dict[str, Stage]:
-    """Every stage by name, in order; how images and trainings are made is left out."""
+def pipeline(study: Study) -> list[Stage]:
+    """Every stage, in order; how images and trainings are made is left out."""
     rows = [Stage("prepare", (), images_settings(study)), split_stage(study)]
     rows += all_trainings(study)
-    rows += [table_stage(study, name) for name in TABLES]
-    return {row.name: row for row in rows}
+    return rows + [table_stage(study, name) for name in TABLES]
 
 
 # ---- images --------------------------------------------------------------------------------------
@@ -263,8 +261,7 @@ def make_table(study: Study, name: str) -> dict[str, str]:
 
 def tabulate(study: Study, name: str) -> None:
     """Make a table where it is missing; its trainings must be there."""
-    with manifest.claim_folder(study.out, patience=WAIT):
-        make(study.out, table_stage(study, name))
+    make(study.out, table_stage(study, name))
 
 
 def outdated(out: Path) -> list[str]:

@@ -82,7 +82,7 @@ def tables(study: Study) -> list[Stage]:
 
 def every_stage(study: Study) -> list[Stage]:
     """All stages whose settings are known without the data."""
-    return [*stages.pipeline(study).values(), mean_stage(study.out)]
+    return [*stages.pipeline(study), mean_stage(study.out)]
 
 
 @pytest.fixture(scope="session")
