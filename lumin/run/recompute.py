@@ -17,7 +17,7 @@ from lumin.errors import UserError
 from lumin.exact import sha256
 from lumin.paper.recipe import PAPER
 from lumin.run import resumable
-from lumin.run.findings import Finding, differing, recorded
+from lumin.run.findings import Finding, differing, recorded, stack_of
 from lumin.run.stages import Training
 from lumin.training.network import restore
 from lumin.training.train import Pixels, predict, predictions_csv
@@ -36,8 +36,7 @@ def pictures(out: Path) -> list[Finding]:
     found = recorded(out)
     if not any((out / "images").glob("*")):
         return [Finding("prepare", "images", "are not here, so not checked", None)]
-    stack = found["stacks"].get(found["stages"].get("prepare", {}).get("stack"), {})
-    decoders = sorted({str(stack.get("pillow")), version("pillow")})
+    decoders = sorted({str(stack_of(found, "prepare").get("pillow")), version("pillow")})
     quality = found["settings"].get("quality", PAPER.quality)
     findings: list[Finding] = []
     for row in read_images_csv(out / "images.csv"):
@@ -99,8 +98,7 @@ def predicted(found: dict, one: Training) -> Finding:
 
 def stack_differences(found: dict, one: Training) -> list[str]:
     """In what the recorded stack of a training is not the one it has here."""
-    there = found["stacks"].get(found["stages"].get(one.name, {}).get("stack"), {})
-    return differing(there, one.where())
+    return differing(stack_of(found, one.name), one.where())
 
 
 def largest(a: str, b: str) -> float:

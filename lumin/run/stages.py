@@ -129,9 +129,9 @@ class Training(Stage):
     start: Path | None
 
     @property
-    def place(self) -> tuple[Path, str]:
+    def place(self) -> str:
         """Its outputs folder and its name in the manifest: what no two trainings share."""
-        return self.out, self.name
+        return f"{self.out}/{self.name}"
 
     def anywhere(self) -> "Training":
         """The same, whatever the working directory of the process that runs it."""

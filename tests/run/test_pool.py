@@ -376,7 +376,7 @@ def test_a_worker_leaves_signals_to_its_caller(tmp_path, pretended, monkeypatch)
     ignored = {}
     monkeypatch.setattr(pool.signal, "signal", ignored.__setitem__)
     monkeypatch.setattr(pool, "end_with", lambda caller: None)
-    pool.run_job({0: training(tmp_path, "mlmc")}, tmp_path, os.getppid(), 1)
+    pool.run_job([training(tmp_path, "mlmc")], tmp_path, os.getppid(), 1)
     assert pretended == ["train/mlmc/fold0"]
     assert ignored == dict.fromkeys([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], signal.SIG_IGN)
 
@@ -385,7 +385,7 @@ def test_a_worker_leaves_signals_to_its_caller(tmp_path, pretended, monkeypatch)
 def test_a_job_that_is_asked_to_stop_begins_nothing_more(tmp_path, pretended, end):
     if end:
         (tmp_path / "stop").touch()
-    given = pool.run_job({0: training(tmp_path, "mlmc")}, tmp_path, os.getpid(), 1)
+    given = pool.run_job([training(tmp_path, "mlmc")], tmp_path, os.getpid(), 1)
     assert type(given) is type(end)
     assert len(pretended) == (end is None)
 
@@ -402,7 +402,7 @@ def work(caller, folder, seconds):
     print(os.getpid(), flush=True)
     pool.resumable.run = lambda *_: time.sleep(seconds) or {"seconds": seconds}
     Training.stale = lambda one, _: "not made yet"
-    pool.run_job({0: training(folder, "mlmc")}, folder, caller, 1)
+    pool.run_job([training(folder, "mlmc")], folder, caller, 1)
 seconds = int(sys.argv[2])
 Parallel(2)(delayed(work)(os.getpid(), Path(sys.argv[1]) / str(n), seconds) for n in range(2))
 time.sleep(60)

@@ -301,7 +301,6 @@ def test_a_damaged_manifest_is_one_message(copy, tmp_path):
     (copy.out / "manifest.json").write_text('{"stages": {"prepare": {"files": ["cohort.csv"]}}}')
     for check, *more in (
         (verify.hashes,),
-        (verify.images,),
         (recompute.pictures,),
         (verify.remade, []),
         (verify.made_with, []),
