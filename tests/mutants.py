@@ -883,7 +883,7 @@ MUTANTS = [Mutant(*row, tuple(tests.split())) for *row, tests in (
      'return ""',
      "run/test_verify.py::test_a_changed_file_is_named"),
     ("surplus-files-pass", "verify", "lumin/run/verify.py",
-     'if name.split("/")[0] in STRICT:',
+     "if parts[0] in STRICT:",
      "if False:",
      "run/test_verify.py::test_a_file_that_no_stage_made"),
     ("outside-the-folder", "verify", "lumin/run/manifest.py",

@@ -101,15 +101,14 @@ def origins(entry: Mapping, known: Mapping[str, str]) -> Iterator[tuple[str, str
 
 def unlisted(out: Path, listed: set[str]) -> list[Finding]:
     """Files that no stage made. Hidden ones do not count: they are in flight, or were."""
-    others = []
+    findings, notes = [], []
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
-        hidden = any(part.startswith(".") for part in name.split("/"))
-        if path.is_file() and not hidden and name not in listed and name.split("/")[0] not in FREE:
-            others.append(name)
-    findings, notes = [], []
-    for name in others:
-        if name.split("/")[0] in STRICT:
+        parts = name.split("/")
+        hidden = any(part.startswith(".") for part in parts)
+        if not path.is_file() or hidden or name in listed or parts[0] in FREE:
+            continue
+        if parts[0] in STRICT:
             what = "no finished stage of the manifest made it"
             findings.append(Finding("manifest", name, what, False))
         else:
