@@ -6,6 +6,7 @@ from importlib.metadata import version
 import pytest
 
 from lumin import exact
+from lumin.errors import Busy
 from lumin.run import make, manifest
 from lumin.run.make import Stage
 
@@ -58,6 +59,13 @@ def test_a_stage_that_lacks_what_it_reads_says_so(out, stage):
     make.make(out, stage)
     (out / "cohort.csv").unlink()
     assert stage.stale(out) == "cohort.csv is not there yet"
+
+
+def test_a_stage_is_not_made_while_another_process_makes_one(out, stage, monkeypatch):
+    monkeypatch.setattr(make, "WAIT", 0)
+    with manifest.claim_folder(out), pytest.raises(Busy):
+        make.make(out, stage)
+    assert make.make(out, stage)
 
 
 def test_what_changes_while_a_stage_is_made_is_noticed(out, stage):
