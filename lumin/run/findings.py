@@ -54,9 +54,7 @@ def in_order(stages: Iterable[str]) -> list[str]:
     order = ["prepare", "split", *(f"train/{task.name}/" for task in TASKS)]
 
     def place(stage: str) -> tuple[int, str]:
-        for number, start in enumerate(order):
-            if stage.startswith(start):
-                return number, stage
-        return len(order), stage
+        places = (number for number, start in enumerate(order) if stage.startswith(start))
+        return next(places, len(order)), stage
 
     return sorted(stages, key=place)
