@@ -141,16 +141,14 @@ def all_(
     Example: `python repro.py all --demo`
     """
     from lumin.figures.answer import answers
-    from lumin.run import fetch
-    from lumin.run.learn import learn
+    from lumin.run.learn import prepare_and_learn
     from lumin.run.options import default_out
-    from lumin.run.prepare import images_and_split
+    from lumin.run.prepare import fetch_cmmd, lacks_cmmd
 
     started = time.perf_counter()
-    if fetching and fetch.lacks_cmmd(study):
-        fetch.fetch_cmmd(study)
-    images_and_split(study)
-    learn([study], BY_NAME)
+    if fetching and lacks_cmmd(study):
+        fetch_cmmd(study)
+    prepare_and_learn(study, BY_NAME)
     for name in TABLES:
         tabulate(study, name)
     page = picture(study)
@@ -218,13 +216,12 @@ def train_(
 
     Example: `python repro.py train mlmc --fold 0`
     """
-    from lumin.run.learn import learn
-    from lumin.run.prepare import images_and_split
+    from lumin.run.learn import prepare_and_learn
 
     if task not in (None, *BY_NAME):
         raise UserError(f"There is no task {task}. Use {', '.join(BY_NAME)}.")
-    images_and_split(study)
-    learn([study], [task] if task else BY_NAME, range(FOLDS) if fold is None else [fold])
+    folds = range(FOLDS) if fold is None else [fold]
+    prepare_and_learn(study, [task] if task else BY_NAME, folds)
 
 
 TABLE_HELP = """Print {title}, beside the paper's figures.
@@ -240,7 +237,10 @@ def add_table(name: str, title: str) -> None:
     """Register a verb for one table of paper/published.py."""
 
     def verb(study: "Study") -> None:
-        build(study, name)
+        from lumin.run.learn import prepare_and_learn
+
+        prepare_and_learn(study, tasks_of(name))
+        tabulate(study, name)
 
     verb.__name__ = name
     verb.__doc__ = TABLE_HELP.format(title=title.replace(". ", ": "), name=name)
@@ -249,16 +249,6 @@ def add_table(name: str, title: str) -> None:
 
 for table_name, table in TABLES.items():
     add_table(table_name, table.title)
-
-
-def build(study: "Study", name: str) -> None:
-    """Make a table and all that it needs, and show its beginning."""
-    from lumin.run.learn import learn
-    from lumin.run.prepare import images_and_split
-
-    images_and_split(study)
-    learn([study], tasks_of(name))
-    tabulate(study, name)
 
 
 def tabulate(study: "Study", name: str) -> None:
@@ -345,12 +335,10 @@ def fig2(
     Example: `python repro.py fig2 --output mass`
     """
     from lumin.figures import gallery, outlines
-    from lumin.run.learn import learn
-    from lumin.run.prepare import images_and_split
+    from lumin.run.learn import prepare_and_learn
 
     known = outlines.read(lesions) if lesions else None  # before hours of training
-    images_and_split(study)
-    learn([study], ["mlmc"])
+    prepare_and_learn(study, ["mlmc"])
     show_markdown(gallery.draw_figure2(study, output, patient, known))
     say(f"Drawn in {study.out / 'figures'}.")
 
@@ -527,9 +515,9 @@ def download_(study: "Study") -> None:
 
     Example: `python repro.py download --data /scratch/CMMD`
     """
-    from lumin.run import fetch
+    from lumin.run.prepare import fetch_cmmd
 
-    fetch.fetch_cmmd(study)
+    fetch_cmmd(study)
 
 
 @app.command(name="phantom")

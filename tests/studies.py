@@ -116,7 +116,15 @@ def training(
     if task.init in BY_NAME:
         made_from = (f"weights/{task.init}/fold{number}.safetensors",)
         start = out / made_from[0]
-    return Training(out, fold, STACK, start, made_from, settings)
+    return Training(
+        name=f"train/{name}/fold{number}",
+        made_from=made_from,
+        settings=settings,
+        out=out,
+        fold=fold,
+        stack=STACK,
+        start=start,
+    )
 
 
 def random_store(out: Path, images: int = 16) -> Path:
@@ -136,7 +144,7 @@ def pretend(one: Training, say, stop) -> dict:
     """A training in no time, whose bytes depend on all that the manifest says it was made from."""
     if stop():
         raise Interrupted(one.name)
-    fold, inputs = one.fold, one.stage().inputs(one.out)
+    fold, inputs = one.fold, one.inputs(one.out)
     chance = np.random.default_rng(exact.seed(*fold.key, exact.digest(inputs), fold.task))
     weights, history, predictions = fold.files
     line = {"epoch": 1, "train_loss": 0.7, "val_loss": float(chance.uniform()), "best": True}

@@ -15,8 +15,8 @@ from lumin.paper.published import TABLES
 from lumin.paper.silences import ALTERNATIVES, COMPARED, Alternative
 from lumin.paper.stated import FOLDS
 from lumin.run import manifest, prepare, stages
-from lumin.run.learn import learn
-from lumin.run.make import Stage, remake
+from lumin.run.learn import learn, prepare_and_learn
+from lumin.run.make import WAIT, Stage, remake
 from lumin.run.study import Study
 from lumin.training.tasks import TASKS
 
@@ -40,7 +40,7 @@ def write(study: Study, name: str, table: Document) -> str:
 def replicate(base: Study, seeds: Sequence[int]) -> list[Study]:
     """The whole paper once per seed, in OUT/seed<k> -> the studies, finished."""
     if not base.demo:  # the demo has another cohort for each seed
-        with manifest.claim_folder(base.out, patience=stages.WAIT):
+        with manifest.claim_folder(base.out, patience=WAIT):
             prepare.prepare(base)
     studies = [seeded(base, seed) for seed in seeds]
     for study in studies:
@@ -108,8 +108,7 @@ def compared(base: Study) -> Document:
 
 def controlled(base: Study) -> Document:
     """Both luminal classifiers trained and judged on a permuted subtype -> control.md and .json."""
-    prepare.images_and_split(base)
-    learn([base], silences.SOURCE)
+    prepare_and_learn(base, silences.SOURCE)
     study = branch(base, silences.CONTROL.alternatives[0])
     learn([study], silences.SUBTYPE)
     scores = sensitivity.read(study.out, stages.read_mammograms(study))
@@ -161,7 +160,7 @@ def share_images(study: Study, source: Path) -> Study:
     """
     theirs = manifest.read(source)
     inputs = theirs["stages"]["prepare"]["inputs"]
-    with manifest.claim_folder(study.out, patience=stages.WAIT):
+    with manifest.claim_folder(study.out, patience=WAIT):
         if study.overwrite or manifest.stale(study.out, "prepare", inputs):
             about = {name: theirs["settings"][name] for name in ("cohort", "images")}
             manifest.claim(study.out, study.lasting | about, study.overwrite)
@@ -174,10 +173,10 @@ def share_images(study: Study, source: Path) -> Study:
 def share_trainings(study: Study, source: Path) -> None:
     """Take the trainings of another outputs folder that would be made from the same here."""
     theirs = manifest.read(source)["stages"]
-    with manifest.claim_folder(study.out, patience=stages.WAIT):
+    with manifest.claim_folder(study.out, patience=WAIT):
         manifest.claim(study.out, study.settings)
         for one in stages.trainings(study, EVERY_FOLD):  # MLMC first: transfer starts from it
             here = all((study.out / name).exists() for name in one.made_from)
             recorded = theirs.get(one.name, {}).get("inputs")
-            if here and one.stale() and recorded == one.stage().inputs(study.out):
+            if here and one.stale(one.out) and recorded == one.inputs(one.out):
                 manifest.adopt(study.out, source, one.name)

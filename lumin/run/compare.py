@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lumin.run import manifest
-from lumin.run.findings import Finding, differing, in_order, recorded, some
+from lumin.run.findings import Finding, differing, in_order, recorded, some, stack_of
 from lumin.run.verify import hashes
 
 
@@ -39,19 +39,16 @@ def compared(stage: str, ours: dict, theirs: dict) -> Finding:
     a, b = ours["stages"].get(stage), theirs["stages"].get(stage)
     if a is None or b is None:
         return Finding(stage, "", f"only in the {'other' if a is None else 'first'} folder", None)
-    inputs, files = differing(a["inputs"], b["inputs"]), differing(a["files"], b["files"])
-    stack = both(ours["stacks"].get(a["stack"], {}), theirs["stacks"].get(b["stack"], {}))
-    causes = [f"made from another {', '.join(inputs)}"] * bool(inputs) + [f"stack: {stack}"] * bool(
-        stack
-    )
+    causes = []
+    if inputs := differing(a["inputs"], b["inputs"]):
+        causes.append(f"made from another {', '.join(inputs)}")
+    if stack := both(stack_of(ours, stage), stack_of(theirs, stage)):
+        causes.append(f"stack: {stack}")
+    files = differing(a["files"], b["files"])
     if not files:
         return Finding(stage, "", "; ".join([f"the same {len(a['files'])} files", *causes]), True)
-    return Finding(
-        stage,
-        files[0],
-        "; ".join([some(files), *(causes or ["inputs and stack are the same"])]),
-        False,
-    )
+    causes = causes or ["inputs and stack are the same"]
+    return Finding(stage, files[0], "; ".join([some(files), *causes]), False)
 
 
 # ---- cells of the tables -------------------------------------------------------------------------
@@ -78,11 +75,10 @@ def stack_may_be_why(ours: dict, theirs: dict) -> tuple[str, bool]:
     for stage in ours["stages"].keys() & theirs["stages"].keys():
         a, b = ours["stages"][stage], theirs["stages"][stage]
         if stage.startswith("train/") and a["files"] != b["files"]:
-            settings |= {
-                key for key in differing(a["inputs"], b["inputs"]) if "weights/" not in key
-            }
-            stack = both(ours["stacks"].get(a["stack"], {}), theirs["stacks"].get(b["stack"], {}))
-            stacks |= {stack} - {""}
+            settings.update(differing(a["inputs"], b["inputs"]))
+            stacks.add(both(stack_of(ours, stage), stack_of(theirs, stage)))
+    settings = {name for name in settings if "weights/" not in name}
+    stacks.discard("")
     if settings:
         return f"the trainings were made from another {', '.join(sorted(settings))}", False
     if stacks:

@@ -18,7 +18,7 @@ from lumin.cmmd.download import existing
 from lumin.data.cohort import read_cohort
 from lumin.errors import Busy, UserError
 from lumin.paper.stated import HEIGHT, IMAGES, WIDTH
-from lumin.run import machine, manifest, stages
+from lumin.run import machine, manifest, prepare, stages
 from lumin.run.schedule import chains, duration, makespan
 from lumin.run.study import Study
 from lumin.training import network
@@ -117,8 +117,7 @@ def memory(study: Study) -> Check:
 
 def disk(study: Study) -> Check:
     """Room for the image store, 25 networks of 45 MB and a checkpoint of 190 MB per running job."""
-    pixels = IMAGES * study.recipe.height * study.recipe.width
-    need = (1.4 * pixels + 25 * 45e6 + 4 * 190e6) / 1e9
+    need = (prepare.size(study, IMAGES) + 25 * 45e6 + 4 * 190e6) / 1e9
     free = shutil.disk_usage(existing(study.out)).free / 1e9
     advice = "" if free > need else f"{need:.1f} GB are needed."
     return Check(f"disk for {study.out}", f"{free:.0f} GB free", advice)

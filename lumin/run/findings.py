@@ -33,6 +33,11 @@ def recorded(out: Path) -> dict:
     return manifest.read(out)
 
 
+def stack_of(manifest: Mapping, stage: str) -> dict:
+    """Where a stage was computed, as its manifest records it; {} where it does not."""
+    return manifest["stacks"].get(manifest["stages"].get(stage, {}).get("stack"), {})
+
+
 def some(names: Sequence[str]) -> str:
     """Names -> the first few in one line, and how many more there are."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
@@ -49,9 +54,7 @@ def in_order(stages: Iterable[str]) -> list[str]:
     order = ["prepare", "split", *(f"train/{task.name}/" for task in TASKS)]
 
     def place(stage: str) -> tuple[int, str]:
-        for number, start in enumerate(order):
-            if stage.startswith(start):
-                return number, stage
-        return len(order), stage
+        places = (number for number, start in enumerate(order) if stage.startswith(start))
+        return next(places, len(order)), stage
 
     return sorted(stages, key=place)

@@ -9,9 +9,18 @@ from lumin.exact import sha256
 from lumin.paper.published import TABLES, tasks_of
 from lumin.paper.stated import FOLDS
 from lumin.run import manifest, pool, stages
+from lumin.run.prepare import images_and_split
 from lumin.run.stages import Training
 from lumin.run.study import Study
 from lumin.training import network
+
+
+def prepare_and_learn(
+    study: Study, names: Collection[str], folds: Collection[int] = range(FOLDS)
+) -> None:
+    """Images, split and the trainings of `names` x `folds`, made where they are missing."""
+    images_and_split(study)
+    learn([study], names, folds)
 
 
 def learn(

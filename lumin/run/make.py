@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from lumin.exact import sha256, sweep, write
+from lumin.exact import sha256, write
 from lumin.run import manifest
 
 # Whose versions run.json names
@@ -14,6 +14,7 @@ PACKAGES = (
     *("torch", "torchvision", "pydicom", "numpy", "scikit-learn", "scipy"),
     *("pillow", "safetensors"),
 )
+WAIT = 1800.0  # seconds to wait for another process to finish with images or a stage
 Files = Mapping[str, bytes | str | None]  # path in the outputs folder -> content; None: written
 
 
@@ -25,7 +26,6 @@ class Stage:
     settings   what else its files depend on; its version rises when its code changes meaning
     make       () -> its files
     packages   whose versions are recorded with it
-    stack      where it was computed, beside the packages
     part       "stages", or "unverified": listed, but not compared between runs
     quick      verification makes it again: in seconds, from the outputs folder alone
     """
@@ -33,9 +33,8 @@ class Stage:
     name: str
     made_from: tuple[str, ...]
     settings: Mapping[str, object]
-    make: Callable[[], Files]
+    make: Callable[[], Files] = dict
     packages: tuple[str, ...] = ()
-    stack: Mapping[str, object] = field(default_factory=dict)
     part: str = "stages"
     quick: bool = False
 
@@ -50,12 +49,20 @@ class Stage:
         """All that its files depend on: hashes and settings."""
         return {name: sha256(out / name) for name in self.made_from} | dict(self.settings)
 
+    def where(self) -> Mapping[str, object]:
+        """What it is computed with, as the manifest records it."""
+        return {package: version(package) for package in self.packages}
+
 
 def make(out: Path, stage: Stage) -> bool:
-    """Make a stage where it is stale: write its files whole, then enter them. True if it was."""
-    if not stage.stale(out):
-        return False
-    remake(out, stage)
+    """Make a stage where it is stale: write its files whole, then enter them. True if it was.
+
+    One process at a time makes a stage of a folder; what it has made, the next finds up to date.
+    """
+    with manifest.claim_folder(out, patience=WAIT):
+        if not stage.stale(out):
+            return False
+        remake(out, stage)
     return True
 
 
@@ -65,10 +72,8 @@ def remake(out: Path, stage: Stage) -> None:
     files = stage.make()
     for name, content in files.items():
         if content is not None:
-            sweep(out / name)
             write(out / name, content)
-    stack = {**stage.stack, **{package: version(package) for package in stage.packages}}
-    manifest.commit(out, stage.name, files, inputs, stack, stage.part)
+    manifest.commit(out, stage.name, files, inputs, stage.where(), stage.part)
 
 
 def note(out: Path, stage: str, cost: Mapping[str, float]) -> None:
@@ -81,6 +86,5 @@ def note(out: Path, stage: str, cost: Mapping[str, float]) -> None:
             "commit": manifest.source(),
             "stages": noted | {stage: cost},
         }
-        sweep(path)
         write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
         manifest.commit(out, "run", ["run.json"], {}, {}, part="unverified")

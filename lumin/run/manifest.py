@@ -4,7 +4,7 @@ manifest.json:
 
     settings   what the whole folder was made with (seed, cohort, size, precision, ...)
     stacks     short name -> where something was computed (chip, driver, package versions)
-    stages     stage name -> inputs (hashes and settings), stack, files (path -> sha256), tensors
+    stages     stage name -> inputs (hashes and settings), stack, files (path -> sha256)
     unverified the same, for files that are listed but differ between equal runs (times, paths)
 
 SHA256SUMS has the same hashes for `sha256sum -c`. What is in flight, such as locks and
@@ -12,7 +12,6 @@ checkpoints, lies in the hidden folder .lumin, which is gone when a run is done.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -21,27 +20,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lumin.errors import UserError
-from lumin.exact import atomic, digest, sha256, sweep, write
+from lumin.exact import atomic, digest, sha256, write
 from lumin.locks import lock
 
 MANIFEST, SUMS, IN_FLIGHT = "manifest.json", "SHA256SUMS", ".lumin"
 ARCHIVE = "archive.zip"  # which archive.py makes of the others
 PARTS = ("settings", "stacks", "stages", "unverified")
-
-
-def tensors(path: Path) -> dict[str, str]:
-    """A .safetensors file -> name: SHA-256 of the tensor's little-endian values in C order.
-
-    The file is the length of a header in 8 bytes, the header in JSON, and the values as they are.
-    """
-    data = memoryview(path.read_bytes())
-    start = 8 + int.from_bytes(data[:8], "little")
-    hashes = {}
-    for name, about in sorted(json.loads(bytes(data[8:start])).items()):
-        if name != "__metadata__":
-            first, end = about["data_offsets"]
-            hashes[name] = hashlib.sha256(data[start + first : start + end]).hexdigest()
-    return hashes
 
 
 def source() -> str:
@@ -107,8 +91,6 @@ def _whole(manifest: object) -> bool:
         and isinstance(entry.get("stack"), str)
         and isinstance(entry.get("inputs"), dict)
         and isinstance(entry.get("files"), dict)
-        and isinstance(entry.get("tensors", {}), dict)
-        and all(isinstance(names, dict) for names in entry.get("tensors", {}).values())
         for entry in entries(manifest)
     )
 
@@ -122,8 +104,6 @@ def entries(manifest: Mapping) -> list[dict]:
 def _edit(out: Path) -> Iterator[dict]:
     """Change the manifest, and with it SHA256SUMS, while no other process does."""
     with claim_folder(out, "manifest", patience=600):
-        for name in (MANIFEST, SUMS):
-            sweep(out / name)
         manifest = read(out)
         yield manifest
         files: dict[str, str] = {}
@@ -135,16 +115,19 @@ def _edit(out: Path) -> Iterator[dict]:
 
 
 def commit(
-    out: Path, stage: str, files: Iterable[str], inputs: dict, stack: dict, part: str = "stages"
+    out: Path,
+    stage: str,
+    files: Iterable[str],
+    inputs: Mapping,
+    stack: Mapping,
+    part: str = "stages",
 ) -> None:
     """Enter a finished stage's files (relative to `out`), what they were made from, and where."""
-    files = sorted(files)
     hashes = {name: sha256(out / name) for name in files}
     entry = {"inputs": inputs, "stack": digest(stack)[:12], "files": hashes}
-    weights = {name: tensors(out / name) for name in files if name.endswith(".safetensors")}
     with _edit(out) as manifest:
         manifest["stacks"][entry["stack"]] = stack
-        manifest[part][stage] = entry | ({"tensors": weights} if weights else {})
+        manifest[part][stage] = entry
 
 
 def adopt(out: Path, source: Path, stage: str, part: str = "stages") -> None:
@@ -155,9 +138,7 @@ def adopt(out: Path, source: Path, stage: str, part: str = "stages") -> None:
     theirs = read(source)
     entry = theirs[part][stage]
     for name in entry["files"]:
-        sweep(out / name)
         with atomic(out / name) as file:
-            file.unlink()  # os.link does not replace
             try:
                 os.link(source / name, file)
             except OSError:  # another disk, or one without links
@@ -177,17 +158,19 @@ def stale(out: Path, stage: str, inputs: Mapping, part: str = "stages") -> str:
         return "not made yet"
     recorded = entry["inputs"]
     changed = [k for k in recorded.keys() | inputs.keys() if recorded.get(k) != inputs.get(k)]
-    return f"changed since: {', '.join(sorted(changed))}" if changed else altered(out, entry)
-
-
-def altered(out: Path, entry: Mapping) -> str:
-    """The first file of a stage that is missing or no longer has its hash, in words; "" if none."""
-    for name, expected in entry["files"].items():
-        if not (out / name).is_file():
-            return f"{name} is missing"
-        if sha256(out / name) != expected:
-            return f"{name} was altered"
+    if changed:
+        return f"changed since: {', '.join(sorted(changed))}"
+    for name, sha in entry["files"].items():
+        if what := altered(out, name, sha):
+            return f"{name} {what}"
     return ""
+
+
+def altered(out: Path, name: str, sha: str) -> str:
+    """What is wrong with a file that should have this SHA-256, in words; "" if nothing."""
+    if not (out / name).is_file():
+        return "is missing"
+    return "" if sha256(out / name) == sha else "was altered"
 
 
 def check(

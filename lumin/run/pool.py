@@ -47,10 +47,10 @@ def run(
     """
 
     def pass_on(line: dict) -> None:
-        show(trainings[line.pop("training")], line)
+        show(by_place[line.pop("training")], line)
 
-    numbers = {one.place: number for number, one in enumerate(trainings)}
-    work = chains(trainings)
+    by_place = {one.anywhere().place: one for one in trainings}
+    work = chains([one.anywhere() for one in trainings])
     at_once = min(study.jobs, len(work))
     if study.backend == "ray":  # with n_jobs=1 joblib would leave it alone and train here
         at_once = max(at_once, 2)
@@ -62,10 +62,7 @@ def run(
         stopping(folder / STOP),
         following(folder / LOG, pass_on),
     ):
-        jobs = []
-        for chain in work:
-            numbered = {numbers[one.place]: one.anywhere() for one in chain}
-            jobs.append(delayed(run_job)(numbered, folder, os.getpid(), at_once))
+        jobs = [delayed(run_job)(chain, folder, os.getpid(), at_once) for chain in work]
         ends = Parallel(n_jobs=at_once, batch_size=1, pre_dispatch="all")(jobs)
         stopped = (folder / STOP).exists()
     judge(trainings, ends, stopped)
@@ -90,9 +87,9 @@ def judge(
 
 
 def run_job(
-    trainings: dict[int, Training], folder: Path, caller: int, at_once: int
+    trainings: Sequence[Training], folder: Path, caller: int, at_once: int
 ) -> Interrupted | Busy | None:
-    """Run trainings that need each other, by their numbers and in order, in this process.
+    """Run trainings that need each other, in order, in this process.
 
     Returns what kept it from its end, None where nothing did. `caller` is the process that waits
     for all jobs: a worker ends with it, and leaves signals, which reach the whole group, to it.
@@ -102,24 +99,24 @@ def run_job(
             signal.signal(kind, signal.SIG_IGN)
     if os.getppid() == caller:
         end_with(caller)
-    stack = next(iter(trainings.values())).stack
+    stack = trainings[0].stack
     stop = folder / STOP
     with device(stack, folder, at_once) as name:
         try:
-            for number, one in trainings.items():
+            for one in trainings:
                 if stop.exists():
                     return Interrupted()
-                say = partial(append, folder / LOG, number)
+                say = partial(append, folder / LOG, one)
                 train(replace(one, stack=replace(stack, device=name)), say, stop.exists, at_once)
         except (Interrupted, Busy) as error:
             return error
     return None
 
 
-def append(log: Path, number: int, line: dict) -> None:
+def append(log: Path, one: Training, line: dict) -> None:
     """Write what a training says to the log."""
     with open(log, "a") as file:
-        file.write(json.dumps({"training": number, **line}) + "\n")
+        file.write(json.dumps({"training": one.place, **line}) + "\n")
 
 
 def train(
@@ -132,7 +129,7 @@ def train(
     cost: dict = {}
     try:
         with manifest.claim_folder(one.out, f"{one.fold.task.name}.{one.fold.number}"):
-            if one.stale():
+            if one.stale(one.out):
                 cost = resumable.run(one, say, stop)
     except Busy as error:
         raise Busy(f"{one.name} of {one.out}") from error
@@ -231,6 +228,8 @@ def sweep(out: Path) -> None:
     with contextlib.suppress(Busy), manifest.claim_folder(out, "trainings", patience=0):
         for folder in (out / manifest.IN_FLIGHT).glob("jobs.*"):
             shutil.rmtree(folder)
+        for part in (out / manifest.IN_FLIGHT).glob(".*.part"):  # of a checkpoint
+            part.unlink()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from lumin.cmmd import corrections, phantom
+from lumin.cmmd import clinical, corrections, download, phantom
 from lumin.data.cohort import Cohort, read_cohort
 from lumin.data.headers import Listing, list_files
 from lumin.data.mammogram import Mammogram, cohort_csv
@@ -23,7 +23,8 @@ from lumin.paper.stated import ASPECT, IMAGES
 from lumin.run import crops, manifest, stages
 from lumin.run.crops import Doubts
 from lumin.run.machine import cores, peak_resident
-from lumin.run.make import Files, Stage, make, note, remake
+from lumin.run.make import WAIT, Files, Stage, make, note, remake
+from lumin.run.options import default_data
 from lumin.run.pool import killed_is_interrupted
 from lumin.run.study import Study
 
@@ -34,7 +35,7 @@ def prepare(study: Study) -> None:
     settings = stages.images_settings(study)
     if recorded and not study.data.exists():
         settings |= {"sheet": recorded["inputs"].get("sheet")}
-        if not Stage("prepare", (), settings, dict).stale(study.out):
+        if not Stage("prepare", (), settings).stale(study.out):
             return study.screen.say(
                 f"Images: as recorded ({study.data} is not here, so no DICOM file is looked at)."
             )
@@ -135,32 +136,61 @@ def identity(study: Study, found: Cohort) -> dict[str, str]:
 
 
 def check_disk(study: Study, count: int) -> None:
-    """Say how large the image store will be, and refuse where it cannot fit."""
-    height, width = study.recipe.height, study.recipe.width
-    need = 1.4 * count * height * width  # the store, and its JPEG files
-    study.out.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(study.out).free
-    study.screen.say(
-        f"{count} images -> {height} x {width}: {need / 1e9:.2f} GB; {free / 1e9:.0f} GB are free."
-    )
-    if free < need:
+    """Refuse where the image store cannot fit."""
+    need = size(study, count)
+    if shutil.disk_usage(download.existing(study.out)).free < need:
         raise UserError(
             f"The disk of {study.out} is full. Free {need / 1e9:.1f} GB, or name another --out."
         )
 
 
+def size(study: Study, count: int) -> float:
+    """Bytes of so many images in the store and as JPEG files."""
+    return 1.4 * count * study.recipe.height * study.recipe.width
+
+
 def images_and_split(study: Study) -> None:
     """Both, made where they are missing."""
-    with manifest.claim_folder(study.out, patience=stages.WAIT):
+    with manifest.claim_folder(study.out, patience=WAIT):
         prepare(study)
-        if make(study.out, stages.split_stage(study)):
-            study.screen.say("Split: done.")
+    if make(study.out, stages.split_stage(study)):
+        study.screen.say("Split: done.")
     old = stages.outdated(study.out)
     if old:
         study.screen.say(
             f"{study.out} was made by an earlier version of lumin. To be made again, each kept "
             f"until then: {', '.join(old)}."
         )
+
+
+# ---- CMMD where it is missing --------------------------------------------------------------------
+
+
+def fetch_cmmd(study: Study) -> None:
+    """Download what the data folder lacks of CMMD, after saying how much that is."""
+    folder = study.data
+    lacking = download.incomplete(folder)
+    missing = sum(lacking.values())
+    free = shutil.disk_usage(download.existing(folder)).free
+    study.screen.say(
+        f"CMMD into {folder}: {len(lacking)} series are missing, {missing / 1e9:.1f} GB; "
+        f"{free / 1e9:.0f} GB are free. At 20 MB/s that takes {missing / 20e6 / 60:.0f} minutes; "
+        f"stopped, it goes on where it was.\n\n{download.LICENCE}"
+    )
+    with study.screen.bar("Bytes of CMMD") as progress:
+        download.download(folder, lacking, progress)
+    if not study.sheet:
+        clinical.download_sheet(folder)
+
+
+def lacks_cmmd(study: Study) -> bool:
+    """True where the data folder is empty, or holds a download that is not finished."""
+    begun = {} if study.overwrite else manifest.read(study.out)["stages"]
+    data = study.data
+    if study.demo or begun or not (data.is_dir() or data == default_data()):
+        return False
+    unfinished = (data / "LICENCE.txt").exists() and not (data / "VERIFIED.json").exists()
+    return unfinished or not list_files(data)
 
 
 # ---- the files that were used --------------------------------------------------------------------

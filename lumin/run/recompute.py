@@ -16,11 +16,9 @@ from lumin.data.store import decode
 from lumin.errors import UserError
 from lumin.exact import sha256
 from lumin.paper.recipe import PAPER
-from lumin.run import manifest, resumable
-from lumin.run.findings import Finding, differing, recorded
-from lumin.run.machine import describe
+from lumin.run import resumable
+from lumin.run.findings import Finding, differing, recorded, stack_of
 from lumin.run.stages import Training
-from lumin.run.verify import tensors
 from lumin.training.network import restore
 from lumin.training.train import Pixels, predict, predictions_csv
 
@@ -38,8 +36,7 @@ def pictures(out: Path) -> list[Finding]:
     found = recorded(out)
     if not any((out / "images").glob("*")):
         return [Finding("prepare", "images", "are not here, so not checked", None)]
-    stack = found["stacks"].get(found["stages"].get("prepare", {}).get("stack"), {})
-    decoders = sorted({str(stack.get("pillow")), version("pillow")})
+    decoders = sorted({str(stack_of(found, "prepare").get("pillow")), version("pillow")})
     quality = found["settings"].get("quality", PAPER.quality)
     findings: list[Finding] = []
     for row in read_images_csv(out / "images.csv"):
@@ -101,8 +98,7 @@ def predicted(found: dict, one: Training) -> Finding:
 
 def stack_differences(found: dict, one: Training) -> list[str]:
     """In what the recorded stack of a training is not the one it has here."""
-    there = found["stacks"].get(found["stages"].get(one.name, {}).get("stack"), {})
-    return differing(there, describe(one.stack))
+    return differing(stack_of(found, one.name), one.where())
 
 
 def largest(a: str, b: str) -> float:
@@ -171,7 +167,7 @@ def unfit(found: dict, one: Training) -> Finding | None:
     if (one.start and not one.start.is_file()) or (named and not one.start):
         name = one.start.name if one.start else one.settings["start"]
         return Finding(one.name, "", f"its starting weights, {name}, are not here", None)
-    changed = differing(found["stages"][one.name]["inputs"], one.stage().inputs(one.out))
+    changed = differing(found["stages"][one.name]["inputs"], one.inputs(one.out))
     if changed:
         what = f"was made from another {', '.join(changed)} than is here"
         return Finding(one.name, "", what, False)
@@ -187,5 +183,5 @@ def changes(there: Path, made: Path) -> str:
     if there.suffix == ".csv":
         return apart(largest(there.read_text(), made.read_text()))
     if there.suffix == ".safetensors":
-        return "; ".join(tensors(there, manifest.tensors(made)))
+        return "other weights"
     return "other losses"

@@ -56,18 +56,12 @@ def parse(block: str) -> list[Column]:
 
 
 def print_table(columns: list[Column], console: Console) -> None:
-    """Print all columns; in less width without the intervals, then with cells wrapped, then row
-    by row.
-    """
+    """Print all columns; in less width without the intervals, then row by row."""
     without_intervals = [column for column in columns if column.title != INTERVAL]
-    for shown, widths in (
-        (columns, [column.natural for column in columns]),
-        (without_intervals, [column.natural for column in without_intervals]),
-        (without_intervals, [column.least for column in without_intervals]),
-    ):
+    for shown in (columns, without_intervals):
         for gap in GAPS:
             room = console.width - gap * (len(shown) - 1)
-            if sum(widths) <= room:
+            if sum(column.least for column in shown) <= room:
                 console.print(grid(shown, share(shown, room), gap))
                 return
     print_rows(columns, console)

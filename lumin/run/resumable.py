@@ -9,10 +9,10 @@ from dataclasses import replace
 import torch
 
 from lumin.errors import Interrupted, UserError
-from lumin.exact import digest, sweep, write
+from lumin.exact import digest, write
 from lumin.paper.stated import BATCH
-from lumin.run.machine import describe, peak_resident
-from lumin.run.make import make
+from lumin.run.machine import peak_resident
+from lumin.run.make import remake
 from lumin.run.stages import Training
 from lumin.training.machine import Stack
 from lumin.training.network import starting_weights
@@ -28,14 +28,12 @@ def run(training: Training, say: Callable[[dict], None], stop: Callable[[], bool
     saved. The memory is the training's on a GPU; on a CPU the process's.
     """
     started, epochs = time.perf_counter(), []
-    sweep(training.checkpoint)
 
     def after_epoch(line: dict) -> None:
         epochs.append(line)
         say(line)
 
-    row = training.stage(lambda: trained(training, after_epoch, stop))
-    make(training.out, replace(row, stack=describe(training.stack)))
+    remake(training.out, replace(training, make=lambda: trained(training, after_epoch, stop)))
     training.checkpoint.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
     return {
@@ -102,8 +100,7 @@ def resume(training: Training, state: State) -> None:
 
 def belonging(training: Training) -> dict[str, object]:
     """To what a checkpoint belongs: another one is not gone on with."""
-    inputs = training.stage().inputs(training.out)
-    return {"inputs": digest(inputs), "stack": describe(training.stack)}
+    return {"inputs": digest(training.inputs(training.out)), "stack": training.where()}
 
 
 def peak_memory(stack: Stack) -> int:

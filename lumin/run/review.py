@@ -55,7 +55,7 @@ def review(
     findings = verify.hashes(out)
     yield "", findings
     if all(finding.ok is not False for finding in findings) and (out / "split.csv").exists():
-        rows = [*stages.pipeline(study).values(), *beyond(study)]
+        rows = [*stages.pipeline(study), *beyond(study)]
         yield "", [*verify.made_with(out, rows), *verify.images(out)]
         yield "Level 1", verify.remade(out, [row for row in rows if row.quick])
         if predict or retrain:

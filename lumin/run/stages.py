@@ -1,12 +1,12 @@
 """The pipeline of a study, one row a stage: images -> split -> 25 trainings -> tables.
 
 The functions of the heart do the work; a stage says which files go in and which come out. How the
-images are made, and how a fold is trained, is in prepare.py and training.py: rows are read without
+images are made, and how a fold is trained, is in prepare.py and resumable.py: rows are read without
 PyTorch and pydicom.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
@@ -23,7 +23,8 @@ from lumin.paper.published import TABLE1, TABLE2, TABLES, tasks_of
 from lumin.paper.recipe import PAPER, departures
 from lumin.paper.stated import FOLDS
 from lumin.run import manifest
-from lumin.run.make import Files, Stage, make
+from lumin.run.machine import describe
+from lumin.run.make import Stage, make
 from lumin.run.shuffle import shuffled
 from lumin.run.study import Study
 from lumin.training.fold import Fold, make_fold
@@ -34,15 +35,13 @@ from lumin.training.tasks import Task
 VERSIONS = {"prepare": 2, "split": 1, "train": 3, "tables": 4}
 # Fields of Recipe that change the images; among the settings only where they are not the usual ones
 IMAGE_CHOICES = {name: getattr(PAPER, name) for name in ("window", "keep_aspect", "quality")}
-WAIT = 1800.0  # seconds to wait for another process to finish with images, split or a table
 
 
-def pipeline(study: Study) -> dict[str, Stage]:
-    """Every stage by name, in order; how images and trainings are made is left out."""
-    rows = [Stage("prepare", (), images_settings(study), dict), split_stage(study)]
-    rows += [training.stage() for training in all_trainings(study)]
-    rows += [table_stage(study, name) for name in TABLES]
-    return {row.name: row for row in rows}
+def pipeline(study: Study) -> list[Stage]:
+    """Every stage, in order; how images and trainings are made is left out."""
+    rows = [Stage("prepare", (), images_settings(study)), split_stage(study)]
+    rows += all_trainings(study)
+    return rows + [table_stage(study, name) for name in TABLES]
 
 
 # ---- images --------------------------------------------------------------------------------------
@@ -115,31 +114,24 @@ def training_seed(study: Study) -> int:
 # ---- trainings -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Training:
+@dataclass(frozen=True, kw_only=True)
+class Training(Stage):
     """A fold to train, as plain values, so that it can be sent to another process or machine.
 
+    It is made by run/resumable.py.
+
     start      file of the weights that it starts from, chosen by stages.training; None: random
-    made_from  files of `out` that its own depend on
-    settings   what else they depend on
     """
 
     out: Path
     fold: Fold
     stack: Stack
     start: Path | None
-    made_from: tuple[str, ...]
-    settings: Mapping[str, object]
 
     @property
-    def name(self) -> str:
-        """Its name in the manifest."""
-        return f"train/{self.fold.task.name}/fold{self.fold.number}"
-
-    @property
-    def place(self) -> tuple[Path, str]:
+    def place(self) -> str:
         """Its outputs folder and its name in the manifest: what no two trainings share."""
-        return self.out, self.name
+        return f"{self.out}/{self.name}"
 
     def anywhere(self) -> "Training":
         """The same, whatever the working directory of the process that runs it."""
@@ -151,13 +143,9 @@ class Training:
         name = f"{self.fold.task.name}.{self.fold.number}.pt"
         return self.out / manifest.IN_FLIGHT / name
 
-    def stage(self, make: Callable[[], Files] = dict) -> Stage:
-        """Its row of the pipeline, without the stack."""
-        return Stage(self.name, self.made_from, self.settings, make)
-
-    def stale(self) -> str:
-        """Why it must run, in words; "" if its outputs are there and still true."""
-        return self.stage().stale(self.out)
+    def where(self) -> Mapping[str, object]:
+        """Chip, driver and PyTorch."""
+        return describe(self.stack)
 
 
 def trainings(study: Study, wanted: Iterable[tuple[str, int]]) -> list[Training]:
@@ -186,12 +174,13 @@ def training(study: Study, task: Task, number: int, mammograms: Sequence[Mammogr
         start = imagenet() if study.recipe.weights == "imagenet" else study.start
         settings["start"] = study.recipe.weights
     return Training(
+        name=f"train/{task.name}/fold{number}",
+        made_from=tuple(made_from),
+        settings=settings,
         out=study.out,
         fold=make_fold(task, number, training_seed(study), study.recipe, mammograms, roles),
         stack=study.stack,
         start=start,
-        made_from=tuple(made_from),
-        settings=settings,
     )
 
 
@@ -218,7 +207,7 @@ def to_do(wanted: Sequence[Training]) -> list[Training]:
     todo: list[Training] = []
     for one in wanted:
         upstream = [earlier.out / earlier.fold.files[0] for earlier in todo]
-        if one.start in upstream or one.stale():
+        if one.start in upstream or one.stale(one.out):
             todo.append(one)
     return todo
 
@@ -272,8 +261,7 @@ def make_table(study: Study, name: str) -> dict[str, str]:
 
 def tabulate(study: Study, name: str) -> None:
     """Make a table where it is missing; its trainings must be there."""
-    with manifest.claim_folder(study.out, patience=WAIT):
-        make(study.out, table_stage(study, name))
+    make(study.out, table_stage(study, name))
 
 
 def outdated(out: Path) -> list[str]:

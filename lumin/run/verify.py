@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from lumin.data.mammogram import read_images_csv
-from lumin.exact import digest, sha256
+from lumin.exact import digest
 from lumin.run import manifest
-from lumin.run.findings import Finding, differing, in_order, recorded, some
+from lumin.run.findings import Finding, in_order, recorded, some
 from lumin.run.make import Stage
 
 # What a sender may leave out: as a whole or not at all
@@ -71,7 +71,11 @@ def hashes(out: Path) -> list[Finding]:
             findings.append(Finding(stage, "", what, None))
         wrong = []
         for name in here:
-            wrong += [Finding(stage, name, what, False) for what in altered(out, name, entry)]
+            what = "lies outside the outputs folder"
+            if (out / name).resolve().is_relative_to(out.resolve()):
+                what = manifest.altered(out, name, entry["files"][name])
+            if what:
+                wrong.append(Finding(stage, name, what, False))
         wrong += [Finding(stage, name, what, False) for name, what in origins(entry, known)]
         if digest(found["stacks"].get(entry["stack"]))[:12] != entry["stack"]:
             what = "its stack is missing or was altered"
@@ -88,30 +92,6 @@ def present(out: Path, part: str) -> bool:
     return (out / part).is_file() or any(path.is_file() for path in (out / part).rglob("*"))
 
 
-def altered(out: Path, name: str, entry: Mapping) -> Iterator[str]:
-    """What is wrong with one file of a stage: outside the folder, missing, altered."""
-    path = out / name
-    if not path.resolve().is_relative_to(out.resolve()):
-        yield "lies outside the outputs folder"
-    elif not path.is_file():
-        yield "is missing"
-    else:
-        if sha256(path) != entry["files"][name]:
-            yield "is not the recorded file: its SHA-256 is another"
-        if name.endswith(".safetensors"):
-            yield from tensors(path, entry.get("tensors", {}).get(name, {}))
-
-
-def tensors(path: Path, expected: Mapping[str, str]) -> Iterator[str]:
-    """Which tensors of a file do not have the recorded hashes, in words; nothing where all have."""
-    try:
-        changed = differing(manifest.tensors(path), expected)
-        if changed:
-            yield f"other tensors: {some(changed)}"
-    except Exception as error:  # whatever a damaged file may hold
-        yield f"holds no readable tensors ({error})"
-
-
 def origins(entry: Mapping, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Which recorded inputs of a stage are not the outputs that other stages recorded, and why."""
     for name, sha in entry["inputs"].items():
@@ -124,15 +104,14 @@ def origins(entry: Mapping, known: Mapping[str, str]) -> Iterator[tuple[str, str
 
 def unlisted(out: Path, listed: set[str]) -> list[Finding]:
     """Files that no stage made. Hidden ones do not count: they are in flight, or were."""
-    others = []
+    findings, notes = [], []
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
-        hidden = any(part.startswith(".") for part in name.split("/"))
-        if path.is_file() and not hidden and name not in listed and name.split("/")[0] not in FREE:
-            others.append(name)
-    findings, notes = [], []
-    for name in others:
-        if name.split("/")[0] in STRICT:
+        parts = name.split("/")
+        hidden = any(part.startswith(".") for part in parts)
+        if not path.is_file() or hidden or name in listed or parts[0] in FREE:
+            continue
+        if parts[0] in STRICT:
             what = "no finished stage of the manifest made it"
             findings.append(Finding("manifest", name, what, False))
         else:
@@ -243,7 +222,6 @@ def unequal(a: object, b: object, path: tuple[str, ...] = ()) -> tuple[list[str]
 
 def images(out: Path) -> list[Finding]:
     """Does every row of images.npy have the hash in images.csv?"""
-    recorded(out)
     if not (out / "images.npy").is_file():
         return [Finding("prepare", "images.npy", "is not here, so not checked", None)]
     try:

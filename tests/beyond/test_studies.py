@@ -222,7 +222,7 @@ def test_a_transfer_from_other_weights_is_not_shared(usual):
         save_file({"fc.weight": np.zeros((2, 2), np.float32)}, part)
     for file in (history, predictions):
         exact.write(first.out / file, "")
-    inputs, stack = first.stage().inputs(first.out), describe(first.stack)
+    inputs, stack = first.inputs(first.out), describe(first.stack)
     manifest.commit(first.out, first.name, first.fold.files, inputs, stack)
     studies.share_trainings(one, usual.out)
     taken = {

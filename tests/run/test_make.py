@@ -6,6 +6,7 @@ from importlib.metadata import version
 import pytest
 
 from lumin import exact
+from lumin.errors import Busy
 from lumin.run import make, manifest
 from lumin.run.make import Stage
 
@@ -24,7 +25,7 @@ def stage(out):
     def shout():
         return {"split.csv": (out / "cohort.csv").read_text().upper()}
 
-    return Stage("split", ("cohort.csv",), {"seed": 0}, shout, ("scipy",), {"cpu": "any"})
+    return Stage("split", ("cohort.csv",), {"seed": 0}, shout, ("scipy",))
 
 
 def entry(out):
@@ -58,6 +59,13 @@ def test_a_stage_that_lacks_what_it_reads_says_so(out, stage):
     make.make(out, stage)
     (out / "cohort.csv").unlink()
     assert stage.stale(out) == "cohort.csv is not there yet"
+
+
+def test_a_stage_is_not_made_while_another_process_makes_one(out, stage, monkeypatch):
+    monkeypatch.setattr(make, "WAIT", 0)
+    with manifest.claim_folder(out), pytest.raises(Busy):
+        make.make(out, stage)
+    assert make.make(out, stage)
 
 
 def test_what_changes_while_a_stage_is_made_is_noticed(out, stage):
@@ -107,7 +115,7 @@ def test_a_file_that_its_function_has_written_itself_is_entered_as_it_is(out, st
 def test_where_it_was_made_and_by_which_packages_is_entered(out, stage):
     make.make(out, stage)
     stack = manifest.read(out)["stacks"][entry(out)["stack"]]
-    assert stack == {"cpu": "any", "scipy": version("scipy")}
+    assert stack == {"scipy": version("scipy")}
 
 
 def test_what_is_not_compared_between_runs_is_entered_apart(out, stage):

@@ -148,7 +148,7 @@ def on_devices(monkeypatch):
             return {"seconds": 1.5}
 
         monkeypatch.setattr("lumin.run.resumable.run", run)
-        monkeypatch.setattr(Training, "stale", lambda one: "not made yet")
+        monkeypatch.setattr(Training, "stale", lambda one, _: "not made yet")
         wanted = [replace(training(out, "mlmc", fold), stack=stack) for fold in range(count)]
         spread(out, wanted, jobs, backend="threading")
         return [sorted(seen[first : first + jobs]) for first in range(0, count, jobs)]
@@ -238,7 +238,7 @@ def pretended(monkeypatch):
         ran.append(one.name)
         return {"seconds": 1.5}
 
-    def stale(one):
+    def stale(one, _):
         return "" if (one.out / one.fold.files[0]).exists() else "not made yet"
 
     monkeypatch.setattr("lumin.run.resumable.run", run)
@@ -293,6 +293,7 @@ def test_what_a_killed_run_left_in_flight_is_swept_and_its_locks_are_no_folders(
         shutil.copytree(name, folder / f"{name.name}.killed")
     for part in ("run", "manifest", "stages", "mlmc.0"):
         (folder / f"{part}.lock").touch()
+    (folder / ".mlmc.0.pt.part").touch()
     pool.sweep(tmp_path)
     assert not folder.exists()
 
@@ -302,8 +303,7 @@ def test_what_a_killed_training_left_goes_with_the_next_one(tmp_path, monkeypatc
     weights, history, predictions = one.fold.files
     contents = {weights: save({}), history: "", predictions: ""}
     monkeypatch.setattr("lumin.run.resumable.trained", lambda *_: contents)
-    left = [tmp_path / name for name in (*one.fold.files, one.checkpoint.relative_to(tmp_path))]
-    left = [path.with_name(f".{path.name}.k1ll3d.part") for path in left]
+    left = [(tmp_path / name).with_name(f".{Path(name).name}.part") for name in one.fold.files]
     for path in left:
         exact.write(path, "half")
     spread(tmp_path, [one])
@@ -325,7 +325,7 @@ def test_an_error_of_a_training_reaches_the_caller_and_the_others_stay(
     wanted = [training(tmp_path, "mass-calc", epochs=9), training(tmp_path, "mlmc")]
     with pytest.raises(UserError, match="fold 0, epoch 3"):
         spread(tmp_path, wanted)
-    assert not wanted[0].stale()
+    assert not wanted[0].stale(tmp_path)
     assert costs(tmp_path).keys() == {wanted[0].name}, "noted all the same"
     assert not (tmp_path / ".lumin").exists()
 
@@ -367,7 +367,7 @@ def test_a_job_knows_its_folder_in_any_working_directory(tmp_path, monkeypatch):
         return {"seconds": 0.0}
 
     monkeypatch.setattr("lumin.run.resumable.run", run)
-    monkeypatch.setattr(Training, "stale", lambda one: "not made yet")
+    monkeypatch.setattr(Training, "stale", lambda one, _: "not made yet")
     spread(tmp_path, [training(Path("out"), "luminal-transfer")])
     assert there == [(tmp_path / "out", tmp_path / "out/weights/mlmc/fold0.safetensors")]
 
@@ -376,7 +376,7 @@ def test_a_worker_leaves_signals_to_its_caller(tmp_path, pretended, monkeypatch)
     ignored = {}
     monkeypatch.setattr(pool.signal, "signal", ignored.__setitem__)
     monkeypatch.setattr(pool, "end_with", lambda caller: None)
-    pool.run_job({0: training(tmp_path, "mlmc")}, tmp_path, os.getppid(), 1)
+    pool.run_job([training(tmp_path, "mlmc")], tmp_path, os.getppid(), 1)
     assert pretended == ["train/mlmc/fold0"]
     assert ignored == dict.fromkeys([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], signal.SIG_IGN)
 
@@ -385,7 +385,7 @@ def test_a_worker_leaves_signals_to_its_caller(tmp_path, pretended, monkeypatch)
 def test_a_job_that_is_asked_to_stop_begins_nothing_more(tmp_path, pretended, end):
     if end:
         (tmp_path / "stop").touch()
-    given = pool.run_job({0: training(tmp_path, "mlmc")}, tmp_path, os.getpid(), 1)
+    given = pool.run_job([training(tmp_path, "mlmc")], tmp_path, os.getpid(), 1)
     assert type(given) is type(end)
     assert len(pretended) == (end is None)
 
@@ -401,8 +401,8 @@ from studies import training
 def work(caller, folder, seconds):
     print(os.getpid(), flush=True)
     pool.resumable.run = lambda *_: time.sleep(seconds) or {"seconds": seconds}
-    Training.stale = lambda one: "not made yet"
-    pool.run_job({0: training(folder, "mlmc")}, folder, caller, 1)
+    Training.stale = lambda one, _: "not made yet"
+    pool.run_job([training(folder, "mlmc")], folder, caller, 1)
 seconds = int(sys.argv[2])
 Parallel(2)(delayed(work)(os.getpid(), Path(sys.argv[1]) / str(n), seconds) for n in range(2))
 time.sleep(60)
@@ -483,7 +483,7 @@ def test_the_number_of_jobs_changes_no_byte(tmp_path):
         wanted = [training(folder, name) for name in ("mlmc", "luminal-transfer", "mass-calc")]
         noted = spread(folder, wanted, jobs, lambda one, _, said=said: said.add(one.name))
         assert noted.keys() == said == {t.name for t in wanted}
-        assert not any(t.stale() for t in wanted)
+        assert not any(t.stale(t.out) for t in wanted)
         contents.append([outputs(one) for one in wanted])
     assert contents[0] == contents[1]
 

@@ -71,7 +71,7 @@ def test_stopped_before_every_step(straight, tmp_path):
     run(made)
     assert outputs(made) == outputs(straight)
     assert not made.checkpoint.exists()
-    assert made.stale() == ""
+    assert made.stale(made.out) == ""
 
 
 @pytest.mark.slow
@@ -152,7 +152,7 @@ def test_a_full_disk_loses_no_finished_training(straight, tmp_path, monkeypatch)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         run(made)
-    assert made.stale() == "not made yet"
+    assert made.stale(made.out) == "not made yet"
     assert not (made.out / made.fold.files[2]).exists()
     assert not list(made.out.rglob("*.part"))
     monkeypatch.undo()

@@ -74,7 +74,7 @@ def test_a_training_is_done_again_when_what_it_was_made_from_changes(begun, name
     assert not stages.lacking(begun, wanted)
     path = begun.out / name
     exact.write(path, path.read_text() + "\n")
-    assert [t.stale() for t in stages.lacking(begun, wanted)] == [f"changed since: {name}"] * 2
+    assert [t.stale(t.out) for t in stages.lacking(begun, wanted)] == [f"changed since: {name}"] * 2
 
 
 def test_a_transfer_alone_is_trained_after_the_mlmc_fold_that_it_starts_from(begun):
@@ -200,7 +200,7 @@ def test_what_others_are_at_stays(begun, monkeypatch):
 
 
 def test_what_a_kill_left_of_run_json_goes_with_the_next_note(begun):
-    exact.write(begun.out / ".run.json.k1ll3d.part", "{")
+    exact.write(begun.out / ".run.json.part", "{")
     note(begun.out, "train/mlmc/fold0", {"seconds": 1.0})
     assert hidden(begun.out) == []
 

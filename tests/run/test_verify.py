@@ -82,7 +82,7 @@ def tables(study: Study) -> list[Stage]:
 
 def every_stage(study: Study) -> list[Stage]:
     """All stages whose settings are known without the data."""
-    return [*stages.pipeline(study).values(), mean_stage(study.out)]
+    return [*stages.pipeline(study), mean_stage(study.out)]
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +99,7 @@ def finished(prepared) -> Study:
         save_file({"fc.weight": np.float32([[1, 2]]), "fc.bias": bias}, out / weights)
         exact.write(out / history, json.dumps(line) + "\n")
         exact.write(out / predictions, predictions_of(one))
-        inputs, stack = one.stage().inputs(out), describe(study.stack)
+        inputs, stack = one.inputs(out), describe(study.stack)
         manifest.commit(out, one.name, one.fold.files, inputs, stack)
     stages.tabulate(study, "table1")
     make(out, mean_stage(out))
@@ -155,8 +155,6 @@ def rehash(out: Path, stage: str, name: str) -> None:
 
     def change(found: dict) -> None:
         found["stages"][stage]["files"][name] = exact.sha256(out / name)
-        if name.endswith(".safetensors"):
-            found["stages"][stage]["tensors"][name] = manifest.tensors(out / name)
 
     edit(out, change)
 
@@ -303,7 +301,6 @@ def test_a_damaged_manifest_is_one_message(copy, tmp_path):
     (copy.out / "manifest.json").write_text('{"stages": {"prepare": {"files": ["cohort.csv"]}}}')
     for check, *more in (
         (verify.hashes,),
-        (verify.images,),
         (recompute.pictures,),
         (verify.remade, []),
         (verify.made_with, []),
@@ -364,14 +361,6 @@ def test_a_folder_sent_without_images_and_weights(copy):
     assert all("not here, so not checked" in what for what in said)
     flip(copy.out / "predictions/luminal-transfer/fold0.csv")
     assert "predictions/luminal-transfer/fold0.csv" in wrong(level1(copy))
-
-
-def test_a_tensor_is_named(copy):
-    name = "weights/mlmc/fold0.safetensors"
-    tensors = load_file(copy.out / name)
-    tensors["fc.bias"][0] = np.nextafter(np.float32(0), np.float32(1))
-    save_file(tensors, copy.out / name)
-    assert any(finding.what == "other tensors: fc.bias" for finding in verify.hashes(copy.out))
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -641,7 +630,7 @@ def judged(prepared, tmp_path) -> Training:
     rows = np.concatenate([fold.test, fold.validation])
     values = predict(fold.task, model, Pixels(one.out / "images.npy", device), rows)
     exact.write(one.out / predictions, predictions_csv(fold, rows, values))
-    inputs = one.stage().inputs(one.out)
+    inputs = one.inputs(one.out)
     manifest.commit(one.out, one.name, fold.files, inputs, describe(one.stack))
     return one
 
@@ -671,7 +660,7 @@ def states(study: Study, table: Stage, predict: bool, retrain: str | None) -> di
 
 def enter(one: Training, table: Stage) -> None:
     """Enter a training's files and make the table anew, as the kit itself does."""
-    inputs = one.stage().inputs(one.out)
+    inputs = one.inputs(one.out)
     manifest.commit(one.out, one.name, one.fold.files, inputs, describe(one.stack))
     assert make(one.out, table)
 
@@ -855,7 +844,7 @@ def test_a_fold_trained_again_tells_what_was_changed(changed, tmp_path):
     flip(out / luminal.fold.files[1])
     found = recompute.retrained(luminal, tmp_path / "again")
     assert [(f.file, f.what) for f in found] == [
-        (luminal.fold.files[0], "other tensors: bn1.bias"),
+        (luminal.fold.files[0], "other weights"),
         (luminal.fold.files[1], "other losses"),
     ]
     assert {f.ok for f in found} == {False}
