@@ -67,7 +67,7 @@ OPTIONS = (
     Option("overwrite", bool, "Begin anew: remove all recorded outputs first.", RUN, False),
     Option("device", str, "auto, cpu, cuda or cuda:1. [auto]", MACHINE),
     Option("precision", str, "auto, tf32, fp32 or bf16. [auto]", MACHINE),
-    Option("threads", int, "Threads per training. [all cores; demo: 1]", MACHINE, None, AT_LEAST_1),
+    Option("threads", int, "Per training. [all cores; GPU or demo: 1]", MACHINE, None, AT_LEAST_1),
     Option("jobs", int, "Trainings at once. [1; demo: all cores]", MACHINE, None, AT_LEAST_1),
     Option("backend", Backend, "loky: this machine; ray: a Ray cluster. [loky]", MACHINE, "loky"),
 )
@@ -397,7 +397,7 @@ def sensitivity_(
 ) -> None:
     """Run the luminal comparison with one choice at a time changed, in OUT/sensitivity.
 
-    Needs CMMD, or --demo. Makes an outputs folder per row and tables/sensitivity.md; costs 10 to 15
+    Needs CMMD, or --demo. Makes an outputs folder per row and tables/sensitivity.md; costs 5 to 15
     trainings per row.
 
     Example: `python repro.py sensitivity --only no-sampler`

@@ -1,7 +1,7 @@
 """The pipeline of a study, one row a stage: images -> split -> 25 trainings -> tables.
 
 The functions of the heart do the work; a stage says which files go in and which come out. How the
-images are made, and how a fold is trained, is in prepare.py and training.py: rows are read without
+images are made, and how a fold is trained, is in prepare.py and resumable.py: rows are read without
 PyTorch and pydicom.
 """
 
