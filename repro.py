@@ -375,8 +375,8 @@ def replicate(
 ) -> None:
     """Run the whole paper once per seed, in OUT/seedK: how far does each cell of Table 2 move?
 
-    Needs CMMD, or --demo. Makes an outputs folder per seed and tables/replication.md; costs a whole
-    run per seed, images excepted.
+    Needs CMMD, or --demo. Makes an outputs folder per seed and tables/replication.md; costs 25
+    trainings per seed.
 
     Example: `python repro.py replicate --seeds 0-4`
     """
@@ -397,8 +397,8 @@ def sensitivity_(
 ) -> None:
     """Run the luminal comparison with one choice at a time changed, in OUT/sensitivity.
 
-    Needs CMMD, or --demo. Makes an outputs folder per row and tables/sensitivity.md; costs 5 to 15
-    trainings per row.
+    Needs CMMD, or --demo. Makes an outputs folder per row and tables/sensitivity.md; costs at most
+    15 trainings per row.
 
     Example: `python repro.py sensitivity --only no-sampler`
     """
