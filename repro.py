@@ -67,7 +67,7 @@ OPTIONS = (
     Option("overwrite", bool, "Begin anew: remove all recorded outputs first.", RUN, False),
     Option("device", str, "auto, cpu, cuda or cuda:1. [auto]", MACHINE),
     Option("precision", str, "auto, tf32, fp32 or bf16. [auto]", MACHINE),
-    Option("threads", int, "Threads per training. [all cores; demo: 1]", MACHINE, None, AT_LEAST_1),
+    Option("threads", int, "Per training. [all cores; GPU or demo: 1]", MACHINE, None, AT_LEAST_1),
     Option("jobs", int, "Trainings at once. [1; demo: all cores]", MACHINE, None, AT_LEAST_1),
     Option("backend", Backend, "loky: this machine; ray: a Ray cluster. [loky]", MACHINE, "loky"),
 )
@@ -363,8 +363,8 @@ def replicate(
 ) -> None:
     """Run the whole paper once per seed, in OUT/seedK: how far does each cell of Table 2 move?
 
-    Needs CMMD, or --demo. Makes an outputs folder per seed and tables/replication.md; costs a whole
-    run per seed, images excepted.
+    Needs CMMD, or --demo. Makes an outputs folder per seed and tables/replication.md; costs 25
+    trainings per seed.
 
     Example: `python repro.py replicate --seeds 0-4`
     """
@@ -385,8 +385,8 @@ def sensitivity_(
 ) -> None:
     """Run the luminal comparison with one choice at a time changed, in OUT/sensitivity.
 
-    Needs CMMD, or --demo. Makes an outputs folder per row and tables/sensitivity.md; costs 10 to 15
-    trainings per row.
+    Needs CMMD, or --demo. Makes an outputs folder per row and tables/sensitivity.md; costs at most
+    15 trainings per row.
 
     Example: `python repro.py sensitivity --only no-sampler`
     """

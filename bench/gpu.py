@@ -166,7 +166,7 @@ def main() -> int:
     record = {"date": str(date.today()), "dry": given.dry, "missing": missing(), "steps": {}}
     if record["missing"]:
         names, file = ", ".join(record["missing"]), ROOT / "requirements.txt"
-        print(f"Not installed: {names}. Type pip install -r {file}")
+        print(f"Not installed: {names}. Run pip install -r {file}")
     import gpu_steps
 
     deadline = time.monotonic() + SECONDS

@@ -5,8 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 
+import repro
 from lumin.paper import silences
+from lumin.paper.stated import IMAGES, PATIENTS
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "lumin").rglob("*.py"))
@@ -25,6 +28,8 @@ FLOORS = (
 )
 HEART = ("errors", "exact", "paper", "data", "training", "evaluation", "reproduce")
 SILENCES = (ROOT / "docs/silences.md").read_text()
+PAGES = ["README.md", "CONTRIBUTING.md", "bench/RESULTS.md"]
+PAGES += [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("docs/*.md"))]
 
 
 def room(path: Path) -> str:
@@ -131,9 +136,7 @@ def test_what_the_page_on_the_paper_names_is_there():
         assert re.search(pattern, text, re.MULTILINE), f"{module}.{name}"
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
-)
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md"])
 def test_links_and_files_that_a_page_names_are_there(page):
     path = ROOT / page
     text = path.read_text()
@@ -145,3 +148,41 @@ def test_links_and_files_that_a_page_names_are_there(page):
 
 def test_the_readme_can_be_read_to_the_end():
     assert len((ROOT / "README.md").read_text().split()) <= 1500
+
+
+@pytest.mark.parametrize("page", [*PAGES, "repro.py", *sorted(ROOT.glob("lumin/**/*.py"))])
+def test_every_command_that_a_page_names_can_be_run(page):
+    """`python repro.py VERB`, and `VERB --option` alone: there is such a verb, option and row."""
+    text = (ROOT / page).read_text()
+    verbs = typer.main.get_command(repro.app).commands
+    named = re.findall(r"python repro\.py ([a-z]\w*)([^`\n]*)", text)
+    assert {verb for verb, _ in named} <= verbs.keys()
+    named += re.findall(rf"`({'|'.join(verbs)}) ([^`]*)`", text)
+    for verb, rest in named:
+        options = {name for param in verbs[verb].params for name in param.opts}
+        options |= {name for param in verbs[verb].params for name in param.secondary_opts}
+        used = set(re.findall(r"(?<!\S)--[a-z-]+", rest))
+        assert used - {"--help"} <= options, f"{verb} {rest}"
+        assert set(re.findall(r"--only ([a-z][\w.-]*\w)", rest)) <= silences.ALTERNATIVES.keys()
+
+
+def test_what_the_page_for_a_first_run_quotes_of_doctor_is_what_it_prints():
+    page = (ROOT / "docs/first-run.md").read_text()
+    source = (ROOT / "repro.py").read_text() + (ROOT / "lumin/run/doctor.py").read_text()
+    quoted = re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", page)
+    quoted += re.findall(r"^- \*\*(.+?)\*\*", page, re.MULTILINE)
+    quoted += re.findall(r'says? "([^"]+)"', page)
+    assert {"not ok", "GPU", "not usable"} <= set(quoted)
+    for words in quoted:
+        assert f'"{words}"' in source, words
+    assert f"`CMMD, {IMAGES} labelled images of {PATIENTS} patients`" in page
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*MODULES, ROOT / "repro.py", *sorted(ROOT.glob("bench/*.py"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_every_module_that_a_module_names_is_there(path):
+    there = {other.name for other in ROOT.glob("**/*.py")}
+    assert set(re.findall(r"\b\w+\.py\b", path.read_text())) <= there

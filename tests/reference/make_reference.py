@@ -1,4 +1,4 @@
-"""Writes stats.json: the values test_stats.py compares lumin.stats with, made without lumin.
+"""Writes stats.json: the values that test_metrics.py compares ours with, made without lumin.
 
     pip install -r make_reference.txt
     python make_reference.py
