@@ -84,7 +84,7 @@ def run(
         error = "failed"
     end_all(process)
     if error:
-        lines = log.read_text().strip().splitlines()
+        lines = log.read_text().strip().splitlines() if log.exists() else []
         error = f"{error}: {lines[-1]}" if lines else error
     lines = rows.read_text().splitlines() if rows.exists() else []
     return {

@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def patients(self) -> int:
-        return 24 if self.dry else 100
+        return 30 if self.dry else 100
 
     @property
     def steps(self) -> int:

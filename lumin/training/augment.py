@@ -177,6 +177,15 @@ def equalized(image: Tensor) -> Tensor:
     return look_up(image, table.to(torch.uint8))
 
 
+def stretched(image: Tensor) -> Tensor:
+    """(H, W) uint8 -> its levels stretched to 0 .. 255."""
+    grey = image.float()
+    low, high = grey.amin(), grey.amax()
+    scale = (high - low) * (1 / 255)
+    # Not torchvision's: it assigns by index, for which a GPU may have to wait
+    return torch.where(high == low, grey, ((grey - low) / scale).clamp(0, 255)).to(torch.uint8)
+
+
 def contrasted(image: Tensor, factor: float) -> Tensor:
     """(H, W) uint8 -> blended with its mean grey."""
     mean = (image.sum().double() / image.numel()).float()
@@ -248,7 +257,7 @@ def changed(image: Tensor, operation: str, magnitude: float) -> Tensor:
         case "Equalize":
             return equalized(image)
         case "AutoContrast":
-            return tv.autocontrast(image[None])[0]
+            return stretched(image)
         case "Brightness":
             return tv.adjust_brightness(image[None], 1 + magnitude)[0]
         case "Posterize":

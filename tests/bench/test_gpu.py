@@ -3,9 +3,8 @@
 import json
 import subprocess
 import sys
-import time
+import textwrap
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,31 +117,72 @@ def test_a_dry_run_takes_every_step(tmp_path, gpu):
     assert "| Calcification | 0.7765 (0.0116) |" in report
 
 
-def test_a_failing_step_keeps_its_rows_and_says_why(tmp_path, gpu):
+def alone(folder, body):
+    """What a program prints as JSON that has imported bench/gpu.py as `gpu`.
+
+    In a process of its own, since a step is a fork: of pytest's process, with the threads that
+    other tests have left, it is not safe.
+    """
+    program = folder / "program.py"
+    program.write_text(ALONE + textwrap.dedent(body))
+    words = [sys.executable, program, ROOT / "bench", folder]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+ALONE = """
+import json, subprocess, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, sys.argv[1])
+import gpu
+
+folder = Path(sys.argv[2])
+"""
+
+
+def test_a_failing_step_keeps_its_rows_and_says_why(tmp_path):
+    body = """
     def measure():
         yield "images", 3, ""
         raise ValueError("the GPU is on fire")
 
-    entry = gpu.run(gpu.STEPS[0], measure, tmp_path, tmp_path / "log", 60)
+    print(json.dumps(gpu.run(gpu.STEPS[0], measure, folder, folder / "log", 60)))
+    """
+    entry = alone(tmp_path, body)
     assert entry["rows"] == [["images", 3, ""]]
     assert entry["error"] == "failed: ValueError: the GPU is on fire"
 
 
+def test_a_step_that_dies_before_it_says_anything_has_failed(tmp_path):
+    body = """
+    gpu.write_rows = lambda *about: gpu.os._exit(3)
+    print(json.dumps(gpu.run(gpu.STEPS[0], list, folder, folder / "log", 60)))
+    """
+    assert alone(tmp_path, body)["error"] == "failed"
+
+
 @pytest.mark.slow
-def test_a_step_that_takes_too_long_is_ended_with_what_it_started(tmp_path, gpu):
+def test_a_step_that_takes_too_long_is_ended_with_what_it_started(tmp_path):
+    body = """
     def measure():
         child = subprocess.Popen(["sleep", "60"])
         yield "child", child.pid, ""
         time.sleep(60)
 
-    entry = gpu.run(gpu.STEPS[0], measure, tmp_path, tmp_path / "log", 1)
+    print(json.dumps(gpu.run(gpu.STEPS[0], measure, folder, folder / "log", 1)))
+    """
+    entry = alone(tmp_path, body)
     assert entry["error"] == "stopped after 1 s, before its end"
     ((_, child, _),) = entry["rows"]
     status = Path(f"/proc/{child}/stat")
     assert not status.exists() or status.read_text().split()[2] == "Z"
 
 
-def test_after_a_failing_step_the_others_run_and_the_exit_code_tells(tmp_path, gpu, monkeypatch):
+def test_after_a_failing_step_the_others_run_and_the_exit_code_tells(tmp_path):
+    body = """
     def broken(plan):
         yield from ()
         raise AssertionError
@@ -150,13 +190,14 @@ def test_after_a_failing_step_the_others_run_and_the_exit_code_tells(tmp_path, g
     def whole(plan):
         yield "dry", str(plan.dry), ""
 
-    steps = SimpleNamespace(Plan=SimpleNamespace, machine=whole, broken=broken, whole=whole)
+    steps = SimpleNamespace(machine=whole, broken=broken, whole=whole)
     steps.Plan = lambda folder, dry, beside: SimpleNamespace(folder=folder, dry=dry)
-    monkeypatch.setitem(sys.modules, "gpu_steps", steps)
-    names = ("machine", "broken", "whole")
-    monkeypatch.setattr(gpu, "STEPS", [gpu.Step(name, name, 60) for name in names])
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--dry", "--out", str(tmp_path)])
-    assert gpu.main() == 1
+    sys.modules["gpu_steps"] = steps
+    gpu.STEPS = [gpu.Step(name, name, 60) for name in ("machine", "broken", "whole")]
+    sys.argv = ["gpu.py", "--dry", "--out", str(folder)]
+    print(json.dumps(gpu.main()))
+    """
+    assert alone(tmp_path, body) == 1
     entries = json.loads((tmp_path / "gpu.json").read_text())["steps"]
     assert [bool(entry["error"]) for entry in entries.values()] == [False, True, False]
     assert "**Failed:** failed: AssertionError" in (tmp_path / "gpu.md").read_text()
