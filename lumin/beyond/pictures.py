@@ -7,38 +7,24 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lumin.beyond.sensitivity import AS_IT_IS, COLUMNS, GAIN, MEASURES, REDRAWN, redrawn_change
+from lumin.figures.dots import draw_cells
 from lumin.figures.style import BLUE, GREY, ORANGE, Files, drawing, files, wording
-from lumin.paper.published import suffix
-
-SEED = {"color": BLUE, "marker": "o", "ls": "", "ms": 3}
-MEDIAN = {"color": BLUE, "marker": "|", "ms": 9, "mew": 2}
-PAPER = {"color": ORANGE, "marker": "D", "mfc": "white", "ls": ""}
+from lumin.paper.published import TABLE2, suffix
 
 
 def replication(content: Mapping) -> Files:
-    """replication.json -> every cell of Table 2: a dot a seed, and the paper's figure."""
-    level = content["cells"][0]["level"]
-    rows = [r for r in content["cells"] if r["level"] == level and r["median"] is not None]
+    """replication.json -> every cell of Table 2: our figure of each seed, and the paper's."""
+    level, cells, ranges = content["cells"][0]["level"], [], []
+    for r in content["cells"]:
+        if r["level"] == level and r["median"] is not None:
+            name, low, high = f"{r['task']}, {wording(r['cell'])}", r["lowest"], r["highest"]
+            ours = {"folds": r["values"], "low": low, "high": high, "mean": r["median"]}
+            cells.append((name, ours, TABLE2.get((r["task"], r["cell"]))))
+            ranges.append(f"{name} {low:.3f} to {high:.3f}")
     title = f"Every cell of Table 2 over {len(content['done'])} seeds" + suffix(content["cohort"])
-    names, ranges = [f"{r['task']}, {wording(r['cell'])}" for r in rows], []
-    with drawing(7, 1.2 + 0.24 * max(len(rows), 4)) as figure:
-        axes = figure.subplots()
-        for y, (name, r) in enumerate(zip(names, rows, strict=True)):
-            ranges.append(f"{name} {r['lowest']:.3f} to {r['highest']:.3f}")
-            axes.plot([r["lowest"], r["highest"]], [y, y], color=BLUE, lw=2.5, alpha=0.3)
-            axes.plot(r["values"], [y] * len(r["values"]), **SEED, alpha=0.7)
-            axes.plot(r["median"], y, **MEDIAN)
-            if r["published"] is not None:
-                axes.plot(r["published"], y, **PAPER)
-        axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.8))
-        axes.set_xlabel("F1 or AUC, mean of five fold models by image")
-        axes.set_yticks(range(len(rows)), names)
-        axes.grid(axis="x", lw=0.3)
-        for style, meaning in ((SEED, "a seed"), (MEDIAN, "median"), (PAPER, "the paper")):
-            axes.plot([], [], **(style | {"ls": "", "label": meaning}))
-        figure.legend(loc="outside lower center", ncols=3)
-        text = f"Range over the seeds: {'; '.join(ranges) or 'none'}."
-        return files("replication", figure, title, text)
+    text = f"Range over the seeds: {'; '.join(ranges) or 'none'}."
+    meaning = "median, range and each seed, a mean of five fold models by image"
+    return draw_cells("replication", cells, meaning, title, text)
 
 
 def sensitivity(content: Mapping) -> Files:
