@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -37,14 +38,16 @@ def atomic(path: Path) -> Iterator[Path]:
     """Path -> a temporary path beside it, renamed onto it on success and removed on failure.
 
     A reader sees the old file or the whole new one, never a part: the data reach the disk
-    (fsync) before the name does. Nobody else may be writing the same file.
+    (fsync) before the name does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)  # of a process that was killed
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    part = Path(name)
     try:
         yield part
         with open(part, "rb+") as file:
+            os.fchmod(file.fileno(), 0o644)  # mkstemp makes files that only their owner can read
             os.fsync(file.fileno())
         part.replace(path)
     finally:
@@ -63,3 +66,9 @@ def csv_text(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     for row in rows:
         lines.append(",".join("" if cell is None else str(cell) for cell in row))
     return "\n".join(lines) + "\n"
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed process left of writing a file; nobody else may be writing it."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        part.unlink()

@@ -325,7 +325,7 @@ def test_a_disk_that_is_full_is_one_message_and_what_was_good_stays(good, data, 
     whole = Path.write_bytes
 
     def write(path, content):
-        if f"{name}." in path.name:  # .split.csv.part, which becomes split.csv
+        if f"{name}." in path.name:  # .split.csv.x1y2z3.part, which becomes split.csv
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return whole(path, content)
 

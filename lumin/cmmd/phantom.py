@@ -214,6 +214,12 @@ def complete(folder: Path, size: str, seed: int, patients: int | None = None) ->
     return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 
 
+def is_another(folder: Path, size: str, seed: int) -> bool:
+    """True if the folder holds a synthetic cohort of another version, size or seed."""
+    made, _ = read_marker(folder)
+    return made is not None and made[:3] != [RECIPE, size, seed]
+
+
 def claim(folder: Path, request: list, names: list[str]) -> None:
     """Mark the folder as ours, and remove what an earlier phantom wrote and this one cannot keep.
 

@@ -102,6 +102,8 @@ def build_store(
     `jobs` processes that each hold only a few images. Images that cannot be used are reported
     together in one UserError, which leaves store and list as they were.
     """
+    for part in [*out.glob(".images.*.part"), *(out / "images").glob(".*.part")]:
+        part.unlink()  # left by a run that was killed
     shape = len(mammograms), recipe.height, recipe.width
     stored: list[tuple[Row, Crop]] = []
     problems: list[str] = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from lumin.exact import sha256, write
+from lumin.exact import sha256, sweep, write
 from lumin.run import manifest
 
 # Whose versions run.json names
@@ -59,11 +59,12 @@ def make(out: Path, stage: Stage) -> bool:
 
     One process at a time makes a stage of a folder; what it has made, the next finds up to date.
     """
-    with manifest.claim_folder(out, patience=WAIT):
-        if not stage.stale(out):
-            return False
-        remake(out, stage)
-    return True
+    if stage.stale(out):
+        with manifest.claim_folder(out, stage.name, patience=WAIT):
+            if stage.stale(out):
+                remake(out, stage)
+                return True
+    return False
 
 
 def remake(out: Path, stage: Stage) -> None:
@@ -72,6 +73,7 @@ def remake(out: Path, stage: Stage) -> None:
     files = stage.make()
     for name, content in files.items():
         if content is not None:
+            sweep(out / name)
             write(out / name, content)
     manifest.commit(out, stage.name, files, inputs, stage.where(), stage.part)
 
@@ -86,5 +88,6 @@ def note(out: Path, stage: str, cost: Mapping[str, float]) -> None:
             "commit": manifest.source(),
             "stages": noted | {stage: cost},
         }
+        sweep(path)
         write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
         manifest.commit(out, "run", ["run.json"], {}, {}, part="unverified")

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lumin.errors import UserError
-from lumin.exact import atomic, digest, sha256, write
+from lumin.exact import atomic, digest, sha256, sweep, write
 from lumin.locks import lock
 
 MANIFEST, SUMS, IN_FLIGHT = "manifest.json", "SHA256SUMS", ".lumin"
@@ -104,6 +104,8 @@ def entries(manifest: Mapping) -> list[dict]:
 def _edit(out: Path) -> Iterator[dict]:
     """Change the manifest, and with it SHA256SUMS, while no other process does."""
     with claim_folder(out, "manifest", patience=600):
+        for name in (MANIFEST, SUMS):
+            sweep(out / name)
         manifest = read(out)
         yield manifest
         files: dict[str, str] = {}
@@ -138,7 +140,9 @@ def adopt(out: Path, source: Path, stage: str, part: str = "stages") -> None:
     theirs = read(source)
     entry = theirs[part][stage]
     for name in entry["files"]:
+        sweep(out / name)
         with atomic(out / name) as file:
+            file.unlink()  # os.link does not replace
             try:
                 os.link(source / name, file)
             except OSError:  # another disk, or one without links

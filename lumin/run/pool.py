@@ -228,8 +228,6 @@ def sweep(out: Path) -> None:
     with contextlib.suppress(Busy), manifest.claim_folder(out, "trainings", patience=0):
         for folder in (out / manifest.IN_FLIGHT).glob("jobs.*"):
             shutil.rmtree(folder)
-        for part in (out / manifest.IN_FLIGHT).glob(".*.part"):  # of a checkpoint
-            part.unlink()
 
 
 @contextlib.contextmanager

@@ -40,6 +40,11 @@ def prepare(study: Study) -> None:
                 f"Images: as recorded ({study.data} is not here, so no DICOM file is looked at)."
             )
     if study.demo and not phantom.complete(study.data, "demo", study.seed):
+        if recorded and phantom.is_another(study.data, "demo", study.seed):
+            raise UserError(
+                f"{study.out} is of an earlier version's synthetic cohort. Use another --out, or "
+                "--overwrite to replace it."
+            )
         with killed_is_interrupted(), study.screen.bar("Synthetic cohort, images") as progress:
             phantom.write(study.data, "demo", study.seed, jobs=cores(), progress=progress)
     listing = list_files(study.data)
@@ -153,8 +158,8 @@ def images_and_split(study: Study) -> None:
     """Both, made where they are missing."""
     with manifest.claim_folder(study.out, patience=WAIT):
         prepare(study)
-    if make(study.out, stages.split_stage(study)):
-        study.screen.say("Split: done.")
+        if make(study.out, stages.split_stage(study)):
+            study.screen.say("Split: done.")
     old = stages.outdated(study.out)
     if old:
         study.screen.say(

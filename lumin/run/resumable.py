@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from lumin.errors import Interrupted, UserError
-from lumin.exact import digest, write
+from lumin.exact import digest, sweep, write
 from lumin.paper.stated import BATCH
 from lumin.run.machine import peak_resident
 from lumin.run.make import remake
@@ -28,6 +28,7 @@ def run(training: Training, say: Callable[[dict], None], stop: Callable[[], bool
     saved. The memory is the training's on a GPU; on a CPU the process's.
     """
     started, epochs = time.perf_counter(), []
+    sweep(training.checkpoint)
 
     def after_epoch(line: dict) -> None:
         epochs.append(line)

@@ -157,10 +157,14 @@ def test_too_few_patients():
 
 def test_split_csv_there_and_back(tmp_path):
     images = breasts(0, 20)
+    for tied in images:
+        if tied.patient == "P0001":
+            tied.group = "P0000"
     roles, _ = split.split(images, 0)
     path = tmp_path / "split.csv"
     path.write_text(split.split_csv(images, roles))
     assert path.read_text().startswith("patient,group,role\nP0000,P0000,")
+    assert "\nP0001,P0000," in path.read_text()
     assert split.read_split_csv(path) == roles
 
 

@@ -1,5 +1,6 @@
 """A stage is made where it is stale, of what it says, and is entered once its files are there."""
 
+import contextlib
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -63,9 +64,31 @@ def test_a_stage_that_lacks_what_it_reads_says_so(out, stage):
 
 def test_a_stage_is_not_made_while_another_process_makes_one(out, stage, monkeypatch):
     monkeypatch.setattr(make, "WAIT", 0)
-    with manifest.claim_folder(out), pytest.raises(Busy):
+    with manifest.claim_folder(out, "split"), pytest.raises(Busy):
         make.make(out, stage)
     assert make.make(out, stage)
+
+
+def test_what_another_process_has_made_meanwhile_is_not_made_again(out, stage, monkeypatch):
+    claim = manifest.claim_folder
+
+    @contextlib.contextmanager
+    def claimed(folder, name, **how):
+        with claim(folder, name, **how):
+            if name == "split":  # as if the other had just let go
+                make.remake(out, replace(stage, make=lambda: {"split.csv": "theirs"}))
+            yield
+
+    monkeypatch.setattr(manifest, "claim_folder", claimed)
+    assert not make.make(out, stage)
+    assert (out / "split.csv").read_text() == "theirs"
+
+
+def test_what_is_up_to_date_needs_no_lock(out, stage, monkeypatch):
+    """So a folder that is only readable, or at work elsewhere, can be asked for it."""
+    make.make(out, stage)
+    monkeypatch.setattr(manifest, "claim_folder", None)
+    assert not make.make(out, stage)
 
 
 def test_what_changes_while_a_stage_is_made_is_noticed(out, stage):

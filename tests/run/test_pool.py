@@ -293,7 +293,6 @@ def test_what_a_killed_run_left_in_flight_is_swept_and_its_locks_are_no_folders(
         shutil.copytree(name, folder / f"{name.name}.killed")
     for part in ("run", "manifest", "stages", "mlmc.0"):
         (folder / f"{part}.lock").touch()
-    (folder / ".mlmc.0.pt.part").touch()
     pool.sweep(tmp_path)
     assert not folder.exists()
 
@@ -303,7 +302,8 @@ def test_what_a_killed_training_left_goes_with_the_next_one(tmp_path, monkeypatc
     weights, history, predictions = one.fold.files
     contents = {weights: save({}), history: "", predictions: ""}
     monkeypatch.setattr("lumin.run.resumable.trained", lambda *_: contents)
-    left = [(tmp_path / name).with_name(f".{Path(name).name}.part") for name in one.fold.files]
+    left = [tmp_path / name for name in (*one.fold.files, one.checkpoint.relative_to(tmp_path))]
+    left = [path.with_name(f".{path.name}.k1ll3d.part") for path in left]
     for path in left:
         exact.write(path, "half")
     spread(tmp_path, [one])

@@ -10,7 +10,8 @@ from studies import tiny_study
 from lumin.cmmd import phantom
 from lumin.data.cohort import read_cohort
 from lumin.data.headers import list_files
-from lumin.run.prepare import identity, sources_csv, unchanged
+from lumin.errors import UserError
+from lumin.run.prepare import identity, prepare, sources_csv, unchanged
 
 
 @pytest.fixture
@@ -76,3 +77,14 @@ def test_a_synthetic_cohort_is_called_so_whatever_its_names(tmp_path):
     images = [SimpleNamespace(image=f"1.2.{number}") for number in range(3744)]
     found = SimpleNamespace(mammograms=images, is_cmmd=True)
     assert identity(study, found)["cohort"] == "synthetic cohort, not CMMD"
+
+
+def test_a_demo_of_an_earlier_version_is_refused_and_kept(small, tmp_path, monkeypatch):
+    study = tiny_study(small, tmp_path / "out")
+    prepare(study)
+    marker = small / phantom.MARKER
+    marker.write_text('{"made": [0, "demo", 0, null], "files": {"CMMD/1-1.dcm": 1}}')
+    before = sorted(small.rglob("*"))
+    with pytest.raises(UserError, match=r"earlier version.*--overwrite"):
+        prepare(replace(study, demo=True))
+    assert sorted(small.rglob("*")) == before

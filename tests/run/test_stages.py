@@ -8,7 +8,7 @@ from itertools import product
 
 import pydicom
 import pytest
-from studies import Quiet, divide, pretend, small_cohort, tiny_study
+from studies import Quiet, divide, pretend, small_cohort, tiny_study, training
 
 from lumin import exact
 from lumin.data import mammogram, split
@@ -200,9 +200,17 @@ def test_what_others_are_at_stays(begun, monkeypatch):
 
 
 def test_what_a_kill_left_of_run_json_goes_with_the_next_note(begun):
-    exact.write(begun.out / ".run.json.part", "{")
+    exact.write(begun.out / ".run.json.k1ll3d.part", "{")
     note(begun.out, "train/mlmc/fold0", {"seconds": 1.0})
     assert hidden(begun.out) == []
+
+
+def test_no_two_trainings_share_a_place(tmp_path):
+    places = set()
+    for out in ("seed0", "seed1"):
+        for name, number in (("mlmc", 0), ("mlmc", 1), ("mass-calc", 0)):
+            places.add(training(tmp_path / out, name, number).place)
+    assert len(places) == 6
 
 
 def test_a_training_holds_the_hashes_of_all_that_it_was_made_from(begun):
