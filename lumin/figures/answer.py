@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lumin.evaluation.cells import LEVELS
 from lumin.paper.published import Table, comparisons
+from lumin.paper.recipe import TOO_BRIEF
 
 
 def answers(out: Path) -> list[str]:
@@ -46,4 +47,5 @@ def answer(table: Table, numbers: Mapping) -> str:
             ahead += ours > other
     place, (baseline, challenger) = table.title.partition(".")[0], table.heads
     claim = f"{challenger} is above {baseline} in {ahead} of {len(rows)} rows"
-    return f"{place}: {claim.replace(' F1', '')}. {'; '.join(rows)}."
+    brief = f" {TOO_BRIEF.capitalize()}." if TOO_BRIEF in numbers["departures"] else ""
+    return f"{place}: {claim.replace(' F1', '')}. {'; '.join(rows)}.{brief}"

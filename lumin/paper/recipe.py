@@ -27,6 +27,7 @@ PAPER = Recipe()
 # Frozen; the rest is the paper's. The test set must be large enough to measure something.
 DEMO = Recipe(160, 64, abnormality_epochs=5, luminal_epochs=4, test_share=0.4, weights="random")
 
+TOO_BRIEF = "after so few epochs the figures mean nothing"  # fewer than the demo's
 PLATEAU = 5  # epochs in a row without a better one, of the schedule of that name
 
 
@@ -45,6 +46,9 @@ def departures(recipe: Recipe, precision: str, alternative: str = "") -> list[st
     for name, ours in asdict(recipe).items():
         if name not in told and ours not in (papers[name], None):
             departed.append(f"{name.replace('_', ' ')} {ours} instead of {papers[name]}")
+    least = min(DEMO.abnormality_epochs, DEMO.luminal_epochs)
+    if min(recipe.abnormality_epochs, recipe.luminal_epochs) < least:
+        departed.append(TOO_BRIEF)
     if recipe.weights == "random":
         departed.append("hence a baseline that learns from scratch, unlike the paper's")
     if precision == "bf16":

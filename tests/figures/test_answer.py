@@ -1,12 +1,14 @@
 """What a run found, in a sentence per table: by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from lumin.evaluation.cells import LEVELS
 from lumin.figures.answer import answers
 from lumin.paper.published import TABLES
+from lumin.paper.recipe import DEMO, departures
 
 CELLS = {"luminal": 0.7, "non_luminal": 0.5, "macro subtype": 0.6, "auc subtype": 0.65}
 
@@ -15,12 +17,20 @@ CELLS = {"luminal": 0.7, "non_luminal": 0.5, "macro subtype": 0.6, "auc subtype"
 def write(tmp_path):
     """A function that writes table2b.json for the transfer's cells and a cohort -> its folder."""
 
-    def table2b(transfer: dict, cohort: str):
+    def table2b(transfer: dict, cohort: str, departures=()):
         tasks = {"luminal-baseline": CELLS, "luminal-transfer": CELLS | transfer}
         cells = {task: {c: {"mean": m} for c, m in by.items()} for task, by in tasks.items()}
         path = tmp_path / "tables/table2b.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"cohort": cohort, LEVELS[0]: {"subtype": cells}}))
+        path.write_text(
+            json.dumps(
+                {
+                    "cohort": cohort,
+                    "departures": list(departures),
+                    LEVELS[0]: {"subtype": cells},
+                }
+            )
+        )
         return tmp_path
 
     return table2b
@@ -39,6 +49,14 @@ def test_an_undefined_cell_is_said_and_not_counted(write):
     (sentence,) = answers(write({"auc subtype": None}, "CMMD"))
     assert "0 of 4 rows" in sentence
     assert sentence.endswith("AUC undefined.")
+
+
+def test_a_run_of_few_epochs_says_that_its_figures_mean_nothing(write):
+    brief = departures(replace(DEMO, abnormality_epochs=1, luminal_epochs=1), "fp32")
+    assert answers(write({}, "CMMD", brief))[0].endswith(
+        "After so few epochs the figures mean nothing."
+    )
+    assert "mean nothing" not in answers(write({}, "CMMD", departures(DEMO, "fp32")))[0]
 
 
 @pytest.mark.parametrize(
