@@ -24,7 +24,7 @@ class Stage:
 
     made_from  files of the outputs folder that it reads
     settings   what else its files depend on; its version rises when its code changes meaning
-    make       () -> its files
+    make       () -> its files; left out where a row is only compared with what is there
     packages   whose versions are recorded with it
     part       "stages", or "unverified": listed, but not compared between runs
     quick      verification makes it again: in seconds, from the outputs folder alone
